@@ -1,0 +1,60 @@
+"""``osum-echat <verb> ...``: one console command in front of the entry points of this package.
+
+``VERBS`` is the whole program: a verb names a module with a ``main()`` that reads ``sys.argv``. Modules are imported only when their
+verb is called, so ``osum-echat --help`` does not wait for torch. ``python -m osum_echat.bin.train`` is the same as ``osum-echat train``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+# verb: (module below osum_echat.bin, one-line help), in the order of a recipe
+VERBS: dict[str, tuple[str, str]] = {
+    "make-mini-corpus": ("make_mini_corpus", "synthesize the small labelled corpus of examples/mini (no download)"),
+    "prepare": ("prepare", "manifest.jsonl or Kaldi directory -> raw lists for train and test"),
+    "doctor": ("doctor", "check lists before training; writes doctor.html and doctor.json"),
+    "train": ("train", "train a model from a YAML and raw, shard or combine lists"),
+    "average": ("average", "average the weights of several checkpoints"),
+    "decode": ("decode", "decode a list with a trained model"),
+    "pseudo-label": ("pseudo_label", "write decoded labels into the rows of a list"),
+    "score": ("score", "score decoded text and labels, with confidence intervals"),
+    "report": ("report", "write the offline report.html of a run"),
+}
+
+
+def usage() -> str:
+    """The text of ``--help``."""
+    width = max(map(len, VERBS)) + 2
+    rows = "\n".join(f"  {verb:{width}}{text}" for verb, (_, text) in VERBS.items())
+    return f"usage: osum-echat <verb> [arguments]\n\nverbs (each has its own --help):\n{rows}\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the verb named by the first argument; the module's own status is the result."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if args else 2
+    verb = args[0].replace("_", "-")
+    if verb == "--version":
+        print(importlib.import_module("osum_echat").__version__)
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"osum-echat: unknown verb {args[0]!r}{hint}\n\n{usage()}", end="", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"osum_echat.bin.{VERBS[verb][0]}")
+    saved = sys.argv
+    sys.argv = [f"osum-echat {verb}", *args[1:]]  # argparse shows it as the program's name
+    try:
+        return int(module.main() or 0)
+    finally:
+        sys.argv = saved
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""osum-echat pseudo-label: fill unknown labels of a raw list with decoded ones (task only_p), for training on all labels at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from osum_echat.bin._cli import run_cli
+from osum_echat.config import SourceConfig
+from osum_echat.datagen.pseudo import PseudoCounts, fill_labels
+from osum_echat.errors import UserError
+from osum_echat.evaluate.decoded import read_labels
+from osum_echat.evaluate.score import read_references
+from osum_echat.generate.files import write_atomic
+
+
+def _report(counts: PseudoCounts, out: Path, unreadable: int) -> None:
+    print(f"{out}: {counts.written} rows with every label")
+    for name in sorted({*counts.known, *counts.filled}):
+        values = counts.filled.get(name, Counter())
+        spread = ", ".join(f"{value} {count}" for value, count in values.most_common())
+        print(f"  {name}: {counts.known[name]} known, {sum(values.values())} filled in" + (f" ({spread})" if spread else ""))
+    for name, count in counts.incomplete.items():
+        print(f"  left out {count} rows: no {name}, neither known nor decoded")
+    if unreadable:
+        print(f"  left out {unreadable} rows that cannot be read")
+
+
+def _body() -> int:
+    parser = argparse.ArgumentParser(prog="osum-echat pseudo-label", description=__doc__)
+    parser.add_argument("--list", required=True, help="raw list whose labels are incomplete")
+    parser.add_argument("--decoded", type=Path, required=True, help="decode directory of that list (its labels.jsonl is read)")
+    parser.add_argument("--out", type=Path, required=True, help="raw list to write")
+    args = parser.parse_args()
+    labels = args.decoded / "labels.jsonl"
+    if not labels.is_file():
+        raise UserError(
+            f"{labels}: no such file; decode the list first: osum-echat decode --task only_p --list {args.list} --out {args.decoded}"
+        )
+    rows, unreadable = read_references(SourceConfig(kind="raw", list=args.list))
+    counts = PseudoCounts()
+    lines = [row.to_json() + "\n" for row in fill_labels(rows, read_labels(labels), counts)]
+    if not lines:
+        raise UserError(f"no row of {args.list} got every label; is {args.decoded} a decode of this list?")
+    write_atomic(args.out, "".join(lines))
+    _report(counts, args.out, unreadable)
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    return run_cli(_body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""One row of a list under the doctor's eyes: its task, its labels, its audio. What is found has a name of ``doctor.KINDS``.
+
+Left out: anything that needs a model (a transcript that is not what is said, a wrong label).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from osum_echat.audio.io import read_native
+from osum_echat.data.source import Drop
+from osum_echat.data.source import Row as SourceRow
+from osum_echat.errors import DataError
+from osum_echat.tasks.task import get_task
+from osum_echat.text.tags import KINDS as LABELS
+from osum_echat.text.tags import age_from_years, canonical, is_missing
+from osum_echat.utterance import Utterance
+
+_CLIP_LEVEL = 0.9995  # of full scale; a normalised recording touches it a few times, a clipped one stays there
+_FRAME_SECONDS = 0.1
+_LOWEST_RATE = 16000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a row or a list becomes suspicious."""
+
+    min_seconds: float = 0.1
+    max_seconds: float = 60.0
+    max_clipped: float = 0.001  # share of samples at full scale
+    silence_db: float = -50.0  # dB re full scale of the loudest tenth of a second
+    max_deviations: float = 6.0  # robust deviations of log characters per second, and at least a factor of two
+    max_bad: float = 0.0  # share of a list that may be unusable before that is an error
+    speaker_overlap: str = "error"  # between training and test: error, warning or ok
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one row."""
+
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is remembered of a row once its audio was seen; ``labels`` are canonical."""
+
+    key: str
+    origin: str
+    task: str = ""
+    text: str | None = None
+    speaker: str | None = None
+    seconds: float | None = None
+    rate: int | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    audio_hash: bytes | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def examine(row: SourceRow, limits: Limits) -> Exam:
+    """Everything that can be said about one row alone."""
+    if isinstance(row, Drop):
+        return Exam(row.key, row.origin, row.task, problems=(Problem(row.reason, row.message),))
+    labels, problems = _check_fields(row)
+    exam = Exam(row.key, row.origin, row.task, row.txt, row.speaker, labels=tuple(labels.items()), problems=tuple(problems))
+    source = row.audio if row.audio is not None else row.wav
+    if source is None:
+        return _with(exam, [Problem("missing_audio", "neither wav nor embedded audio")]) if _wants_audio(row) else exam
+    try:
+        samples_S, rate = read_native(source, row.start, row.end)
+    except DataError as error:
+        return _with(exam, [Problem(error.reason, str(error))])
+    exam = replace(exam, seconds=len(samples_S) / rate, rate=rate, audio_hash=_hash(samples_S))
+    return _with(exam, list(_check_samples(samples_S, rate, limits)))
+
+
+def _with(exam: Exam, problems: list[Problem]) -> Exam:
+    return replace(exam, problems=(*exam.problems, *problems))
+
+
+def _hash(samples_S: np.ndarray) -> bytes:
+    """Equal for the same 16-bit audio in any lossless container."""
+    return hashlib.blake2b(np.rint(samples_S * 32768.0).astype(np.int32).tobytes(), digest_size=12).digest()
+
+
+def _wants_audio(row: Utterance) -> bool:
+    """False for text-only tasks; a row of an unknown task is reported for that alone."""
+    try:
+        return get_task(row.task).reads_audio
+    except DataError:
+        return False
+
+
+def _check_fields(row: Utterance) -> tuple[dict[str, str], list[Problem]]:
+    labels: dict[str, str] = {}
+    problems: list[Problem] = []
+    unknown: set[str] = set()
+    for name in LABELS:
+        value = getattr(row, name)
+        try:
+            if name == "age" and row.age_years is not None:
+                labels[name] = age_from_years(row.age_years)
+            elif value is not None and not is_missing(name, value):
+                labels[name] = canonical(name, value)
+        except DataError as error:
+            unknown.add(name)
+            problems.append(Problem("unknown_label", str(error)))
+    try:
+        task = get_task(row.task)
+    except DataError as error:
+        return labels, [*problems, Problem("unknown_task", str(error))]
+    absent = ["txt"] if task.transcript and not (row.txt or "").strip() else []
+    absent += [name for name in task.labels if name not in labels and name not in unknown]
+    if absent:
+        problems.append(Problem("missing_label", f"task {row.task} needs {', '.join(absent)}"))
+    return labels, problems
+
+
+def _check_samples(samples_S: np.ndarray, rate: int, limits: Limits) -> Iterator[Problem]:
+    seconds = len(samples_S) / rate
+    if seconds < limits.min_seconds:
+        yield Problem("too_short", f"{seconds:.3f} s")
+    if seconds > limits.max_seconds:
+        yield Problem("too_long", f"{seconds:.1f} s")
+    if rate < _LOWEST_RATE:
+        yield Problem("low_rate", f"{rate} Hz")
+    clipped = float(np.mean(np.abs(samples_S) >= _CLIP_LEVEL))
+    if clipped > limits.max_clipped:
+        yield Problem("clipping", f"{100 * clipped:.2f} % of the samples at full scale")
+    level = _loudest_db(samples_S, rate)
+    if level < limits.silence_db:
+        yield Problem("silence", f"loudest tenth of a second at {level:.0f} dB")
+
+
+def _loudest_db(samples_S: np.ndarray, rate: int) -> float:
+    frame = max(1, min(len(samples_S), round(_FRAME_SECONDS * rate)))
+    frames = samples_S[: len(samples_S) // frame * frame].reshape(-1, frame)
+    power = float(np.max(np.mean(frames.astype(np.float64) ** 2, axis=1)))
+    return 10 * math.log10(power) if power > 0 else -200.0

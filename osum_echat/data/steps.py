@@ -1,0 +1,175 @@
+"""One utterance through the straight list: task, decode, bounds, augmentation, layout, bounds, log-mel. Every way out has a name.
+
+Each step raises ``DataError`` with the reason it drops the utterance for; ``prepare`` turns that into a counted ``Drop``. Every random
+choice is drawn from (seed, epoch, key, copy), so it does not depend on who reads the utterance, or when.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osum_echat.audio.augment import add_noise, change_speed, change_volume, spec_augment
+from osum_echat.audio.features import SAMPLE_RATE, LogMel
+from osum_echat.audio.io import read_audio
+from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, TokenizerConfig
+from osum_echat.data.source import Drop, Row, generator
+from osum_echat.errors import DataError
+from osum_echat.tasks.sequence import Sequence, SequenceBuilder
+from osum_echat.tasks.task import draw_task, encode, get_task
+from osum_echat.text.prompts import load_prompts
+from osum_echat.text.tokenizer import load_tokenizer
+from osum_echat.text.vocab import IGNORE, JointVocab
+from osum_echat.utterance import Utterance
+
+_NO_SAMPLES = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A laid-out utterance ready to be packed; the waveforms are gone, ``mels`` has one log-mel (F, M) per audio span."""
+
+    sequence: Sequence
+    mels: tuple[Tensor, ...]
+    seconds: float
+
+    @property
+    def length(self) -> int:
+        return len(self.sequence.ids)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one micro-batch may hold."""
+
+    max_tokens: int
+    max_seconds: float | None = None
+
+
+class SequenceEncoder:
+    """Text tools and log-mel of a run, built on first use in the process that uses them: only their configuration is pickled."""
+
+    def __init__(self, tokenizer: TokenizerConfig, prompts: str, codebook_size: int, num_mels: int, text_size: int | None = None) -> None:
+        """``text_size`` is the number of text embeddings of the model when that exceeds the tokenizer's vocabulary."""
+        self.tokenizer_config = tokenizer
+        self.prompts_name = prompts
+        self.codebook_size = codebook_size
+        self.num_mels = num_mels
+        self.text_size = text_size
+        self._tools: tuple[SequenceBuilder, LogMel] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tools": None}
+
+    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence:
+        """Prompt and answer of ``utterance.task``; ``rng`` chooses the wording of the instruction (None: the first)."""
+        builder, _ = self._load()
+        builder.rng = rng
+        return encode(utterance, get_task(utterance.task), builder)
+
+    def log_mel(self, waveform_S: np.ndarray) -> Tensor:
+        """(F, M) log-mel of a 16 kHz waveform."""
+        _, log_mel = self._load()
+        return log_mel(torch.from_numpy(waveform_S))
+
+    def _load(self) -> tuple[SequenceBuilder, LogMel]:
+        if self._tools is None:
+            tokenizer = load_tokenizer(self.tokenizer_config)
+            vocab = JointVocab(self.text_size or tokenizer.vocab_size, self.codebook_size)
+            self._tools = (SequenceBuilder(tokenizer, vocab, load_prompts(self.prompts_name)), LogMel(self.num_mels))
+        return self._tools
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """``prepare`` with everything that stays the same during an epoch."""
+
+    data: DataConfig
+    encoder: SequenceEncoder
+    limits: Limits
+    seed: int
+    epoch: int
+    train: bool
+
+    def prepare(self, utterance: Utterance, copy: int = 0) -> Example | Drop:
+        """The straight list. ``copy`` tells the copies of one utterance apart that a source weight above 1 makes."""
+        task = utterance.task
+        try:
+            task = draw_task(utterance, self.data.convert if self.train else (), self.seed, self.epoch)
+            utterance = decode(replace(utterance, task=task))
+            check_seconds(utterance, self.data.filter)
+            rng = generator("augment", self.seed, self.epoch, utterance.key, copy) if self.train else None
+            if rng is not None:
+                utterance = augment(utterance, self.data.augment, rng)
+            wording = generator("wording", self.seed, self.epoch, utterance.key, copy) if self.train else None
+            sequence = self.encoder.sequence(utterance, wording)
+            check_length(sequence, self.data.filter, self.limits)
+            return features(sequence, self.encoder, self.data.augment, rng)
+        except DataError as error:
+            return Drop(error.reason, utterance.key, utterance.origin, task, f"{utterance.origin}: key {utterance.key}: {error}")
+
+
+def decode(utterance: Utterance) -> Utterance:
+    """Reads the audio, wherever it is, when the task hears it; a task that needs audio and finds none drops the utterance at layout."""
+    source = utterance.audio if utterance.audio is not None else utterance.wav
+    if source is None or not get_task(utterance.task).reads_audio:
+        return utterance
+    waveform_S = read_audio(source, utterance.start, utterance.end)
+    return replace(utterance, waveform_S=waveform_S, audio=None)
+
+
+def check_seconds(utterance: Utterance, bounds: FilterConfig) -> None:
+    """Drops audio outside the bounds."""
+    if utterance.waveform_S is None:
+        return
+    seconds = len(utterance.waveform_S) / SAMPLE_RATE
+    if seconds < bounds.min_seconds:
+        raise DataError(f"{seconds:.3f} s of audio, data.filter.min_seconds is {bounds.min_seconds}", "too_short")
+    if seconds > bounds.max_seconds:
+        raise DataError(f"{seconds:.1f} s of audio, data.filter.max_seconds is {bounds.max_seconds}", "too_long")
+
+
+def augment(utterance: Utterance, config: AugmentConfig, rng: np.random.Generator) -> Utterance:
+    """Speed (word times follow), noise and volume, as far as they are switched on."""
+    waveform_S = utterance.waveform_S
+    if waveform_S is None:
+        return utterance
+    words = utterance.words
+    speed = config.speed[int(rng.integers(len(config.speed)))]
+    if speed != 1.0:
+        waveform_S = change_speed(waveform_S, speed)
+        words = None if words is None else tuple((word, start / speed, end / speed) for word, start, end in words)
+    if config.noise_snr_db is not None:
+        waveform_S = add_noise(waveform_S, rng.uniform(*config.noise_snr_db), rng)
+    if config.volume_db is not None:
+        waveform_S = change_volume(waveform_S, rng.uniform(*config.volume_db))
+    return replace(utterance, waveform_S=waveform_S, words=words)
+
+
+def check_length(sequence: Sequence, bounds: FilterConfig, limits: Limits) -> None:
+    """Drops what is longer than the bounds or than a whole micro-batch."""
+    num_answer = int((sequence.labels != IGNORE).sum())
+    if num_answer > bounds.max_text_tokens:
+        raise DataError(f"{num_answer} answer tokens, data.filter.max_text_tokens is {bounds.max_text_tokens}", "text_too_long")
+    longest = min(bounds.max_sequence, limits.max_tokens)
+    if len(sequence.ids) > longest:
+        name = "data.filter.max_sequence" if longest == bounds.max_sequence else "train.max_tokens"
+        raise DataError(f"{len(sequence.ids)} positions, {name} is {longest}", "sequence_too_long")
+
+
+def features(sequence: Sequence, encoder: SequenceEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
+    """Log-mel of every audio span, SpecAugment when training; the waveforms are let go."""
+    mels = [encoder.log_mel(span.waveform_S) for span in sequence.audio]
+    if rng is not None and (config.spec_time_masks or config.spec_freq_masks):
+        shape = (config.spec_time_masks, config.spec_time_width, config.spec_freq_masks, config.spec_freq_width)
+        mels = [torch.from_numpy(spec_augment(mel_FM.numpy(), rng, *shape)) for mel_FM in mels]
+    seconds = sum(len(span.waveform_S) for span in sequence.audio) / SAMPLE_RATE
+    spans = tuple(replace(span, waveform_S=_NO_SAMPLES) for span in sequence.audio)
+    return Example(replace(sequence, audio=spans), tuple(mels), seconds)
+
+
+def as_utterance(row: Row, prepare: Preparer, copy: int) -> Example | Drop:
+    """A row of a source through the list; a row that is a drop already stays one."""
+    return row if isinstance(row, Drop) else prepare.prepare(row, copy)

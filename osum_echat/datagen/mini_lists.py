@@ -1,0 +1,177 @@
+"""Writes the mini corpus as Kaldi directories and data lists, and holds its one entry point ``make_mini_corpus``.
+
+The training list for paralinguistics tells ONE label per row, as real corpora do (OSUM-EChat, arXiv:2508.09600, stage 1); dev and test
+tell all. Text-only rows teach the small language model the tag format and to copy from its prompt; they use training sentences only.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from osum_echat.datagen.events import EVENTS, NO_EVENT
+from osum_echat.datagen.grammar import SPLITS
+from osum_echat.datagen.mini_corpus import MiniSettings, Plan, Progress, Rendered, make_plans, render_corpus
+from osum_echat.datagen.prosody import EMOTIONS
+from osum_echat.datagen.speakers import AGES, GENDERS
+from osum_echat.errors import DataError
+from osum_echat.generate.files import write_atomic
+from osum_echat.text.tags import render_labels
+from osum_echat.utterance import Utterance
+
+SINGLE_TASKS = ("asr_emotion", "asr_age", "asr_gender", "asr_event")
+_LABELS = ("age", "gender", "event", "emotion")
+_VALUES: dict[str, tuple[str, ...]] = {"age": AGES, "gender": GENDERS, "event": (NO_EVENT, *EVENTS), "emotion": tuple(EMOTIONS)}
+_TEXT_KINDS = ("repeat", "repeat_one", "repeat_all")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A plan and what became of it."""
+
+    plan: Plan
+    rendered: Rendered
+    task: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        speaker = self.plan.speaker
+        return {"age": speaker.age, "gender": speaker.gender, "event": self.plan.event, "emotion": self.plan.emotion}
+
+
+def make_mini_corpus(
+    out: Path, settings: MiniSettings, num_processes: int, overwrite: bool = False, progress: Progress | None = None
+) -> dict[str, dict[str, object]]:
+    """Makes the whole corpus under ``out`` or finishes one begun there; returns :func:`summary` per split."""
+    out = Path(os.path.abspath(out))
+    _claim(out, settings, overwrite)
+    complete = out / ".complete"
+    if not (complete.exists() and complete.read_text().strip() == settings.digest()):
+        plans = [plan for split in SPLITS for plan in make_plans(settings, split)]
+        rendered = render_corpus(plans, out, num_processes, progress)
+        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered, strict=True)]
+        write_corpus(out, settings, rows)
+        write_atomic(complete, settings.digest() + "\n")
+    return dict(json.loads((out / "summary.json").read_text()))
+
+
+def _claim(out: Path, settings: MiniSettings, overwrite: bool) -> None:
+    """Writes the settings beside the data, or compares them with what lies there."""
+    path = out / "settings.json"
+    wanted = asdict(settings)
+    if overwrite and path.exists():  # only a folder that this command made
+        shutil.rmtree(out)
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        if differing:
+            details = ", ".join(f"{name}: has {found.get(name)}, wanted {wanted.get(name)}" for name in differing)
+            raise DataError(f"{out} holds a mini corpus with other settings ({details}); take another --out or add --overwrite", "settings")
+    write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None:
+    by_split = {split: [row for row in rows if row.plan.split == split] for split in SPLITS}
+    rng = np.random.default_rng([settings.seed, 9])
+    by_split["train"] = _assign_tasks(by_split["train"], rng)
+    for split, split_rows in by_split.items():
+        _write_kaldi(out / split, split_rows)
+    train = by_split["train"]
+    _write_list(out / "train_asr.list", (_utterance(row, "asr", ()) for row in train))
+    _write_list(out / "train_asr_p.list", _single_label_rows(train, settings.rows_per_utt))
+    for split in ("dev", "test"):
+        _write_list(out / f"{split}.list", (_utterance(row, "asr_p", _LABELS) for row in by_split[split]))
+    _write_list(out / "train_text.list", _text_rows(train, rng))
+    card = {split: summary(split_rows) for split, split_rows in by_split.items()}
+    write_atomic(out / "summary.json", json.dumps(card, indent=1) + "\n")
+
+
+def _assign_tasks(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
+    order = rng.permutation(len(rows))
+    return [Row(row.plan, row.rendered, SINGLE_TASKS[place % len(SINGLE_TASKS)]) for row, place in zip(rows, order, strict=True)]
+
+
+def _utterance(row: Row, task: str, labels: Iterable[str], suffix: str = "") -> Utterance:
+    label = {name: row.labels[name] for name in labels}.get
+    extra = {"topic": row.plan.sentence.topic, "seconds": row.rendered.seconds}
+    return Utterance(
+        key=row.plan.key + suffix,
+        task=task,
+        wav=row.rendered.wav,
+        txt=row.plan.sentence.text,
+        lang="en",
+        speaker=row.plan.speaker.name,
+        words=row.rendered.words,
+        gender=label("gender"),
+        age=label("age"),
+        emotion=label("emotion"),
+        event=label("event"),
+        extra=extra,
+    )
+
+
+def _single_label_rows(rows: Sequence[Row], rows_per_utt: int) -> Iterable[Utterance]:
+    """Each utterance under its own task and, when asked, under the next tasks too, with keys of their own."""
+    for row in rows:
+        first = SINGLE_TASKS.index(row.task)
+        for step in range(rows_per_utt):
+            task = SINGLE_TASKS[(first + step) % len(SINGLE_TASKS)]
+            label = task.removeprefix("asr_")
+            yield _utterance(row, task, (label,), suffix=f"-{label}" if rows_per_utt > 1 else "")
+
+
+def _text_rows(rows: Sequence[Row], rng: np.random.Generator) -> Iterable[Utterance]:
+    """Copying: a sentence, a sentence with one tag, a sentence with all tags. Tags are random: text must not tell a label."""
+    for index, row in enumerate(rows):
+        kind = _TEXT_KINDS[index % len(_TEXT_KINDS)]
+        names = {"repeat": (), "repeat_one": (_LABELS[int(rng.integers(len(_LABELS)))],), "repeat_all": _LABELS}[kind]
+        tags = render_labels({name: _VALUES[name][int(rng.integers(len(_VALUES[name])))] for name in names})
+        text = row.plan.sentence.text + tags
+        yield Utterance(key=f"text-{index:05d}", task="t2t", question=text, txt=text, lang="en", extra={"kind": kind})
+
+
+def _write_list(path: Path, utterances: Iterable[Utterance]) -> None:
+    write_atomic(path, "".join(utterance.to_json() + "\n" for utterance in utterances))
+
+
+def _write_kaldi(folder: Path, rows: Sequence[Row]) -> None:
+    """Kaldi files sorted by key; also ``ctm`` (word times), ``utt2event_time`` and ``speakers.jsonl`` (how each voice is made)."""
+    rows = sorted(rows, key=lambda row: row.plan.key)
+    tables = {
+        "wav.scp": {row.plan.key: row.rendered.wav for row in rows},
+        "text": {row.plan.key: row.plan.sentence.text for row in rows},
+        "utt2spk": {row.plan.key: row.plan.speaker.name for row in rows},
+        "utt2dur": {row.plan.key: f"{row.rendered.seconds:.4f}" for row in rows},
+        "utt2task": {row.plan.key: row.task for row in rows},
+        "utt2event_time": {row.plan.key: "{:.3f} {:.3f}".format(*row.rendered.event_time) for row in rows if row.rendered.event_time},
+    }
+    tables |= {f"utt2{name}": {row.plan.key: row.labels[name] for row in rows} for name in _LABELS}
+    speakers = {row.plan.speaker.name: row.plan.speaker for row in sorted(rows, key=lambda row: row.plan.speaker.name)}
+    tables["spk2utt"] = {name: " ".join(row.plan.key for row in rows if row.plan.speaker.name == name) for name in speakers}
+    tables["spk2gender"] = {name: speaker.gender for name, speaker in speakers.items()}
+    tables["spk2age"] = {name: speaker.age for name, speaker in speakers.items()}
+    for name, table in tables.items():
+        write_atomic(folder / name, "".join(f"{key} {value}\n" for key, value in table.items()))
+    ctm = (f"{row.plan.key} 1 {start:.3f} {end - start:.3f} {word}\n" for row in rows for word, start, end in row.rendered.words)
+    write_atomic(folder / "ctm", "".join(ctm))
+    write_atomic(folder / "speakers.jsonl", "".join(json.dumps(asdict(speaker)) + "\n" for speaker in speakers.values()))
+
+
+def summary(rows: Sequence[Row]) -> dict[str, object]:
+    """Counts for a data card."""
+    labels = {name: dict(sorted(Counter(row.labels[name] for row in rows).items())) for name in _LABELS}
+    seconds = [row.rendered.seconds for row in rows]
+    return {
+        "utterances": len(rows),
+        "hours": round(sum(seconds) / 3600, 3),
+        "mean_seconds": round(float(np.mean(seconds)), 2) if rows else 0.0,
+        "speakers": len({row.plan.speaker.name for row in rows}),
+        "sentences": len({row.plan.sentence.text for row in rows}),
+        "words": len({word for row in rows for word in row.plan.sentence.text.split()}),
+        **labels,
+    }

@@ -1,0 +1,104 @@
+"""From rows of a list to what the generation loop takes, and from answer ids back to text: the two ends of decoding.
+
+The prompt is written by the same function as in training (tasks/task.py), with the first wording of each instruction pool.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osum_echat.audio.features import SAMPLE_RATE, LogMel
+from osum_echat.config import RunConfig, SourceConfig
+from osum_echat.data.source import SOURCES, Row
+from osum_echat.data.steps import decode
+from osum_echat.errors import DataError
+from osum_echat.generate.rules import Below, Forbid, LogitRule, StopRule
+from osum_echat.tasks.sequence import Sequence, SequenceBuilder
+from osum_echat.tasks.task import Task, encode_prompt
+from osum_echat.text.prompts import load_prompts
+from osum_echat.text.tags import KINDS, UNKNOWN, join_words, parse_labels, parse_words, split_reply, tag_text
+from osum_echat.text.tokenizer import load_tokenizer
+from osum_echat.text.vocab import JointVocab
+from osum_echat.utterance import Utterance
+
+_NO_SAMPLES = np.zeros(0, dtype=np.float32)
+
+
+def read_rows(source: SourceConfig) -> Iterator[Row]:
+    """Rows of a list in file order; whatever is wrong with one of them comes as a Drop."""
+    opened = SOURCES[source.kind](source.list)
+    for index in range(len(opened)):
+        for make in opened.rows(index):
+            yield make()
+
+
+def count_rows(source: SourceConfig) -> int | None:
+    """How many rows a list has; None when that would take reading every tar."""
+    return len(SOURCES[source.kind](source.list)) if source.kind == "raw" else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt with its log-mels, ready to be batched."""
+
+    key: str
+    prompt: Sequence
+    mels: tuple[Tensor, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote, and its parts."""
+
+    raw: str
+    transcript: str
+    labels: dict[str, str]
+
+
+class RequestEncoder:
+    """Text tools and features of one run, for one task."""
+
+    def __init__(self, config: RunConfig, task: Task, max_seconds: float = 120.0) -> None:
+        self.task = task
+        self.max_seconds = max_seconds
+        self.tokenizer = load_tokenizer(config.tokenizer)
+        vocab = JointVocab(config.model.llm.vocab_size, config.model.speech.codebook_size)
+        self._builder = SequenceBuilder(self.tokenizer, vocab, load_prompts(config.prompts), None)
+        self._log_mel = LogMel(config.features.num_mels)
+
+    def request(self, utterance: Utterance) -> Request:
+        """Read the audio and lay out the prompt; raises DataError when that is not possible."""
+        utterance = decode(utterance)
+        seconds = 0.0 if utterance.waveform_S is None else len(utterance.waveform_S) / SAMPLE_RATE
+        if seconds > self.max_seconds:
+            raise DataError(f"{utterance.key}: {seconds:.1f} s of audio, --max_seconds is {self.max_seconds:g}", "too_long")
+        prompt = encode_prompt(utterance, self.task, self._builder)
+        mels = tuple(self._log_mel(torch.from_numpy(span.waveform_S)) for span in prompt.audio)
+        spans = tuple(replace(span, waveform_S=_NO_SAMPLES) for span in prompt.audio)
+        return Request(utterance.key, replace(prompt, audio=spans), mels, seconds)
+
+    def rules(self) -> tuple[LogitRule, ...]:
+        """The placeholder of an unknown label is never an answer, nor is an id the tokenizer does not have."""
+        placeholder = tuple(self.tokenizer.encode(tag_text(KINDS[0], UNKNOWN)))
+        return Below(self.tokenizer.vocab_size), Forbid((placeholder,))
+
+    def stop(self, max_new: int | None = None) -> StopRule:
+        """End of the answer; the task's own bound unless another is given."""
+        return StopRule(self.tokenizer.eos_id, self.task.max_new if max_new is None else max_new)
+
+    def answer(self, ids: tuple[int, ...]) -> Answer:
+        """Text of answer ids, split into words and labels."""
+        return read_answer(self.tokenizer.decode(list(ids)), self.task)
+
+
+def read_answer(raw: str, task: Task) -> Answer:
+    """Split what the model wrote: reply and word times are left out of the transcript, labels the task did not ask for are kept too."""
+    raw = " ".join(raw.split())
+    text, labels = parse_labels(split_reply(raw)[0], task.labels or KINDS)
+    words = parse_words(text)
+    transcript = join_words(word for word, _, _ in words) if words else text
+    return Answer(raw, transcript if task.transcript else "", labels)

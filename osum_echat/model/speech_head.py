@@ -1,0 +1,26 @@
+"""Speech side of the joint id space: input embedding of codes, boundary and user-audio wrappers; output head over codes and boundary.
+
+Rows of the embedding, in order: ``codebook_size`` codes, the boundary, audio_begin, audio_end (see ``text/vocab.py``). The last two are
+input only and have no row in the head.
+
+Shape legend: T positions, D width, C codes + 1.
+"""
+
+from torch import Tensor, nn
+
+from osum_echat.config import SpeechConfig
+
+NUM_INPUT_ONLY = 2  # audio_begin, audio_end
+
+
+class SpeechHead(nn.Module):
+    """Embedding (codes + 3, D) and head (D -> codes + 1, with bias)."""
+
+    def __init__(self, cfg: SpeechConfig, width: int) -> None:
+        super().__init__()
+        self.num_output = cfg.codebook_size + 1
+        self.embed = nn.Embedding(self.num_output + NUM_INPUT_ONLY, width)
+        self.head = nn.Linear(width, self.num_output)
+
+    def forward(self, h_TD: Tensor) -> Tensor:
+        return self.head(h_TD)

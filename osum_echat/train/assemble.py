@@ -1,0 +1,80 @@
+"""RunConfig to Trainer: model, weights to start from, data, objective; one builder per noun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from osum_echat.config import RunConfig
+from osum_echat.data.pipeline import Loader, make_loader
+from osum_echat.data.steps import SequenceEncoder
+from osum_echat.errors import CheckpointError
+from osum_echat.model.build import build_model, parameter_report, set_trainable
+from osum_echat.model.echat import EChat
+from osum_echat.train.checkpoint import RunDir, load_weights
+from osum_echat.train.engine import Engine
+from osum_echat.train.objective import EChatObjective
+from osum_echat.train.trainer import LoaderFactory, Trainer
+
+
+def make_loaders(cfg: RunConfig, engine: Engine) -> LoaderFactory:
+    """Loaders of the run's lists for this rank."""
+    speech, encoder_cfg, llm = cfg.model.speech, cfg.model.encoder, cfg.model.llm
+    encoder = SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder_cfg.num_mels, text_size=llm.vocab_size)
+
+    def make(split: str, epoch: int, state: dict[str, Any] | None) -> Loader:
+        is_train = split == "train"
+        return make_loader(
+            cfg.data.train if is_train else cfg.data.dev, cfg.data, encoder, max_tokens=cfg.train.max_tokens,
+            max_batch_seconds=cfg.train.max_batch_seconds, seed=cfg.seed, epoch=epoch, rank=engine.rank, world=engine.world,
+            train=is_train, state=state,
+        )  # fmt: skip
+
+    return make
+
+
+def make_model(cfg: RunConfig, init: str | None, console: Console) -> EChat:
+    """The model with random or `init` weights and its trainable part; the same on every rank."""
+    torch.manual_seed(cfg.seed)
+    model = build_model(cfg.model)
+    set_trainable(model, cfg.train.trainable)
+    if init:
+        report = load_weights(model, RunDir(init).path, cfg.train.init_allow_missing)
+        console.print(f"{init}: {report}", style="yellow" if report.unexpected else None, markup=False, highlight=False, soft_wrap=True)
+    return model
+
+
+def check_empty(run_dir: RunDir) -> None:
+    """A run that does not resume must not write over the checkpoints of another."""
+    if run_dir.steps():
+        raise CheckpointError(
+            f"{run_dir.path} already holds step_{run_dir.steps()[-1]}.pt. Go on from it with --resume auto, or choose another --dir."
+        )
+
+
+def assemble(cfg: RunConfig, run_dir: RunDir, engine: Engine, console: Console, resume: bool) -> Trainer:
+    """A trainer at the start of the run, or at its last checkpoint."""
+    step = run_dir.resumable() if resume else None
+    model = make_model(cfg, cfg.train.init if step is None else None, console)
+    console.print(parameter_report(model), markup=False, highlight=False)
+    objective = EChatObjective(cfg.model.ctc.weight if cfg.model.ctc else 0.0)
+    trainer = Trainer(model, cfg, make_loaders(cfg, engine), engine, run_dir, objective, console)
+    if step is not None:
+        trainer.resume()
+        console.print(f"resumed from {run_dir.weights(step)}", markup=False, highlight=False, soft_wrap=True)
+    return trainer
+
+
+def describe_plan(cfg: RunConfig, engine: Engine) -> str:
+    """What is going to happen, in a few lines."""
+    train, world = cfg.train, engine.world
+    ends = [f"{n} {what}" for n, what in ((train.max_epochs, "epochs"), (train.max_steps, "steps")) if n]
+    lists = ", ".join(f"{source.list} ({source.kind}, weight {source.weight:g})" for source in cfg.data.train)
+    lines = [
+        f"data: {lists}; dev: {', '.join(source.list for source in cfg.data.dev) or 'none'}",
+        f"step: {world} process{'es' if world > 1 else ''} x {train.accum_steps} micro-batches of at most {train.max_tokens} positions",
+        f"run: {' or '.join(ends)}; lr {train.optim.lr:g} {train.schedule.kind}, {train.dtype} on {engine.device}, clip {train.clip:g}",
+    ]
+    return "\n".join(lines)

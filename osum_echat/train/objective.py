@@ -1,0 +1,79 @@
+"""What is minimised: joint cross-entropy over text and speech tokens, plus CTC on the encoder; and what dev is scored by.
+
+Shape suffixes: T packed joint positions, D width, V text vocabulary, K speech outputs. Sums and counts only: the trainer divides once
+by the global counts. Left out: distillation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from osum_echat.data.batch import Batch
+from osum_echat.losses import ctc_loss, joint_cross_entropy, score_positions
+from osum_echat.model.echat import EChat
+
+
+class TrainBatch(Protocol):
+    """What the trainer needs to know of a batch (osum_echat.data.batch.Batch is one)."""
+
+    @property
+    def ids_T(self) -> torch.Tensor: ...
+    @property
+    def num_supervised(self) -> int: ...
+    @property
+    def num_ctc(self) -> int: ...
+    @property
+    def keys(self) -> list[str]: ...
+    @property
+    def tasks(self) -> list[str]: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+class LossSums(NamedTuple):
+    """Summed losses of a micro-batch: over supervised positions, and over utterances with a CTC transcript."""
+
+    ce: torch.Tensor
+    ctc: torch.Tensor
+
+
+class Objective(Protocol):
+    """The two things the trainer asks about a model."""
+
+    ctc_weight: float
+
+    def losses(self, model: Any, batch: Any) -> LossSums:
+        """Differentiable sums."""
+
+    def scores(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+        """Per task [cross-entropy sum, correct tokens, tokens] on the device."""
+
+
+class EChatObjective:
+    """Cross-entropy over the joint vocabulary at supervised positions, and CTC when the model has that branch."""
+
+    def __init__(self, ctc_weight: float = 0.0) -> None:
+        self.ctc_weight = ctc_weight
+
+    def losses(self, model: EChat, batch: Batch) -> LossSums:
+        """Differentiable sums."""
+        output, head = model(batch), model.head_weights()
+        ce, _ = joint_cross_entropy(output.hidden_TD, batch.labels_T, head.text_VD, head.speech_CD, head.speech_bias_C)
+        if output.ctc_logits_EV is None:
+            return LossSums(ce, torch.zeros_like(ce))
+        ctc, _ = ctc_loss(output.ctc_logits_EV, output.encoder_lens, batch.ctc_ids, batch.ctc_lens_B)
+        return LossSums(ce, ctc)
+
+    def scores(self, model: EChat, batch: Batch) -> dict[str, torch.Tensor]:
+        """Per task [cross-entropy sum, correct tokens, tokens]; sequences of several tasks may share the batch."""
+        head = model.head_weights()
+        hidden_TD = model(batch).hidden_TD
+        loss_R, correct_R, index_R = score_positions(hidden_TD, batch.labels_T, head.text_VD, head.speech_CD, head.speech_bias_C)
+        names = sorted(set(batch.tasks))
+        task_of_sequence = torch.tensor([names.index(task) for task in batch.tasks], device=index_R.device)
+        sequence_R = torch.searchsorted(batch.cu_seqlens[1:].long(), index_R, right=True)
+        sums = torch.zeros(len(names), 3, device=index_R.device)
+        sums.index_add_(0, task_of_sequence[sequence_R], torch.stack([loss_R, correct_R.float(), torch.ones_like(loss_R)], dim=1))
+        return dict(zip(names, sums, strict=True))

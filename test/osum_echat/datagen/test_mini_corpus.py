@@ -1,0 +1,143 @@
+"""The corpus end to end at a tiny size: same seed same bytes, resume, disjoint splits, lists that tell what they should and no more."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from osum_echat.bin.make_mini_corpus import main
+from osum_echat.datagen.grammar import split_of
+from osum_echat.datagen.mini_corpus import MiniSettings, make_plans
+from osum_echat.datagen.mini_lists import SINGLE_TASKS, make_mini_corpus
+from osum_echat.errors import DataError
+from osum_echat.text.tags import canonical, parse_labels
+from osum_echat.utterance import Utterance
+
+pytest.importorskip("espeakng_loader")
+SETTINGS = MiniSettings(train=16, dev=4, test=6, seed=5)
+
+
+def _read(path: Path) -> list[Utterance]:
+    return [Utterance.from_json(line, f"{path}:{number}") for number, line in enumerate(path.read_text().splitlines(), 1)]
+
+
+def _hashes(out: Path) -> dict[str, str]:
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*.wav"))}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mini") / "a"
+    make_mini_corpus(out, SETTINGS, num_processes=2)
+    return out
+
+
+def test_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(corpus: Path, tmp_path: Path) -> None:
+    make_mini_corpus(tmp_path / "b", SETTINGS, num_processes=1)
+    assert len(_hashes(corpus)) == 26
+    assert _hashes(tmp_path / "b") == _hashes(corpus)
+
+
+def test_a_lost_chunk_is_made_again_and_finished_ones_are_not_touched(corpus: Path) -> None:
+    before = _hashes(corpus)
+    lost = [path for path in corpus.rglob("*.wav") if path.parent.name == "dev"]
+    kept = next((corpus / "wav" / "test").glob("*.wav"))
+    stamp = kept.stat().st_mtime_ns
+    for path in (*lost, corpus / ".chunks" / "dev_0000.jsonl", corpus / ".complete"):
+        path.unlink()
+    make_mini_corpus(corpus, SETTINGS, num_processes=1)
+    assert _hashes(corpus) == before
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(corpus: Path) -> None:
+    with pytest.raises(DataError, match=r"train: has 16, wanted 17.*--overwrite"):
+        make_mini_corpus(corpus, MiniSettings(train=17, dev=4, test=6, seed=5), num_processes=1)
+
+
+def test_sentences_and_voices_of_the_test_do_not_occur_in_training() -> None:
+    plans = {split: make_plans(MiniSettings(), split) for split in ("train", "dev", "test")}
+    texts = {split: {plan.sentence.text for plan in rows} for split, rows in plans.items()}
+    voices = {split: {plan.speaker.variant for plan in rows} for split, rows in plans.items()}
+    assert not texts["train"] & (texts["test"] | texts["dev"])
+    assert not voices["train"] & (voices["test"] | voices["dev"])
+    seen = Counter(word for plan in plans["train"] for word in plan.sentence.text.split())
+    assert min(seen[word] for text in texts["test"] for word in text.split()) >= 15
+    assert all(split_of(text) == "test" for text in texts["test"])
+
+
+def test_labels_are_balanced_and_say_nothing_about_each_other_or_the_words() -> None:
+    plans = make_plans(MiniSettings(), "train")
+    facts = np.array([(p.speaker.gender, p.speaker.age, p.emotion, p.event, p.sentence.topic) for p in plans])
+    assert set(Counter(facts[:, 2]).values()) == {800}
+    assert Counter(facts[:, 3])["none"] == 2000
+    for left in range(5):
+        for right in range(left):
+            pairs = Counter(zip(facts[:, left], facts[:, right], strict=True))
+            ones, twos = Counter(facts[:, left]), Counter(facts[:, right])
+            excess = [(pairs[a, b] - ones[a] * twos[b] / 4000) / (ones[a] * twos[b] / 4000) ** 0.5 for a in ones for b in twos]
+            assert max(map(abs, excess)) < 4.5, (left, right)
+
+
+def test_training_rows_tell_one_label_and_test_rows_tell_all(corpus: Path) -> None:
+    rows = _read(corpus / "train_asr_p.list")
+    assert set(Counter(row.task for row in rows).values()) == {4}
+    for row in rows:
+        known = {name for name in ("age", "gender", "event", "emotion") if getattr(row, name) is not None}
+        assert row.task in SINGLE_TASKS
+        assert known == {row.task.removeprefix("asr_")}
+    for row in _read(corpus / "test.list"):
+        assert row.task == "asr_p"
+        for name in ("age", "gender", "event", "emotion"):
+            assert canonical(name, getattr(row, name)) == getattr(row, name)
+    assert all(row.gender is None and row.emotion is None for row in _read(corpus / "train_asr.list"))
+
+
+def test_audio_words_and_kaldi_files_fit_together(corpus: Path) -> None:
+    keys = [line.split()[0] for line in (corpus / "test" / "wav.scp").read_text().splitlines()]
+    assert keys == sorted(keys)
+    events = {
+        line.split()[0]: [float(x) for x in line.split()[1:]] for line in (corpus / "test" / "utt2event_time").read_text().splitlines()
+    }
+    assert {row.key for row in _read(corpus / "test.list") if row.event != "none"} == set(events)
+    for row in _read(corpus / "test.list"):
+        samples, rate = soundfile.read(row.wav)
+        assert rate == 16000
+        assert np.abs(samples).max() < 1.0
+        assert len(samples) / rate == pytest.approx(row.extra["seconds"], abs=1e-3)
+        assert row.words is not None
+        assert [word for word, _, _ in row.words] == row.txt.split()
+        edges = [time for _, start, end in row.words for time in (start, end)]
+        assert edges == sorted(edges)
+        assert edges[0] > 0.04 and edges[-1] <= len(samples) / rate - 0.04
+        begin, end = events.get(row.key, (0.0, 0.0))
+        assert end < edges[0] or begin >= edges[-1] + 0.03
+        power = samples**2
+        inside = power[int(edges[0] * rate) : int(edges[-1] * rate)].mean()
+        assert inside > 10 * power[: int(0.04 * rate)].mean()
+
+
+def test_text_rows_copy_training_sentences_with_parsable_tags(corpus: Path) -> None:
+    sentences = {row.txt for row in _read(corpus / "train_asr.list")}
+    rows = _read(corpus / "train_text.list")
+    for row in rows:
+        assert row.question == row.txt
+        text, labels = parse_labels(row.txt)
+        assert text in sentences
+        assert len(labels) == {"repeat": 0, "repeat_one": 1, "repeat_all": 4}[row.extra["kind"]]
+
+
+def test_the_command_reports_and_fails_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--out", str(tmp_path / "c"), "--train", "2", "--dev", "0", "--test", "2", "--rows_per_utt", "4"]
+    assert main(base) == 0
+    assert "train: utterances 2" in capsys.readouterr().out
+    rows = _read(tmp_path / "c" / "train_asr_p.list")
+    assert len({row.key for row in rows}) == 8
+    assert Counter(row.task for row in rows) == dict.fromkeys(SINGLE_TASKS, 2)
+    assert json.loads((tmp_path / "c" / "summary.json").read_text())["dev"]["utterances"] == 0
+    assert main([*base, "--seed", "1"]) == 2
+    assert "seed: has 777, wanted 1" in " ".join(capsys.readouterr().err.split())

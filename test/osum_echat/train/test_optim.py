@@ -1,0 +1,67 @@
+"""Schedules against their formulas; parameter groups."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from osum_echat.config import OptimConfig, ScheduleConfig, TrainConfig
+from osum_echat.errors import ConfigError
+from osum_echat.train.optim import make_groups, make_optimizer, make_schedule
+
+
+def schedule(max_steps=None, **values):
+    return make_schedule(ScheduleConfig(**values), max_steps)
+
+
+@pytest.mark.parametrize("step", [1, 17, 100, 101, 5000])
+def test_inverse_sqrt_is_wenets(step):
+    factor = schedule(kind="warmup_inverse_sqrt", warmup_steps=100)
+    assert factor(step) == pytest.approx(100**0.5 * min(step**-0.5, step * 100**-1.5))
+    assert factor(100) == pytest.approx(1.0)
+    assert schedule(kind="warmup_inverse_sqrt", warmup_steps=0)(step) == pytest.approx(step**-0.5)
+
+
+def test_linear_and_cosine():
+    linear, cosine = (schedule(kind=f"warmup_{kind}", warmup_steps=10, total_steps=110) for kind in ("linear", "cosine"))
+    for factor in (linear, cosine):
+        assert [factor(1), factor(5), factor(10), factor(60), factor(110), factor(500)] == pytest.approx([0.1, 0.5, 1.0, 0.5, 0.0, 0.0])
+    assert linear(35) == pytest.approx(0.75) and cosine(35) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
+    floor = schedule(kind="warmup_cosine", warmup_steps=10, total_steps=110, min_factor=0.05)
+    assert floor(110) == 0.05 and floor(1) == pytest.approx(0.1), "the floor is not for the warm-up"
+    assert schedule(kind="warmup_linear", warmup_steps=0, max_steps=10)(5) == pytest.approx(0.5)
+    assert schedule(kind="constant")(12345) == 1.0
+
+
+def model():
+    return nn.ModuleDict({"encoder": nn.Linear(2, 2), "llm": nn.ModuleDict({"a": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})})
+
+
+def test_groups_scale_and_decay():
+    net = model()
+    net["llm"]["a"].bias.requires_grad_(False)
+    groups = make_groups(net, OptimConfig(lr=1.0, groups=[{"prefix": "llm", "lr_scale": 0.1}, {"prefix": "llm.norm", "lr_scale": 0.5}]))
+    found = {(group["lr"], group["weight_decay"]): [p.dim() for p in group["params"]] for group in groups}
+    assert found == {(1.0, 0.01): [2], (1.0, 0.0): [1], (0.1, 0.01): [2], (0.5, 0.0): [1, 1]}
+
+
+def test_prefix_of_nothing_is_an_error():
+    with pytest.raises(ConfigError, match="'encoders'; the model has encoder, llm"):
+        make_groups(model(), OptimConfig(groups=[{"prefix": "encoders", "lr_scale": 0.1}]))
+    frozen = model().requires_grad_(False)
+    with pytest.raises(ConfigError, match="nothing to train"):
+        make_groups(frozen, OptimConfig())
+
+
+def test_first_step_uses_the_factor_of_step_one():
+    net = model()
+    optimizer, scheduler = make_optimizer(net, TrainConfig(max_steps=1, optim={"lr": 0.4}, schedule={"warmup_steps": 4}))
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
