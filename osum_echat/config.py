@@ -120,9 +120,8 @@ class LoraConfig(Section):
 
 
 class CtcConfig(Section):
-    """Auxiliary CTC branch on the encoder, for encoders trained from scratch."""
+    """Auxiliary CTC branch on the encoder over the bytes of the transcript, for encoders trained from scratch."""
 
-    vocab_size: Positive = Field(description="Size of the text vocabulary, without the blank.")
     weight: float = Field(0.3, ge=0, description="Weight of the CTC loss beside the cross-entropy.")
 
 

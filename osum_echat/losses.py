@@ -196,42 +196,43 @@ def score_positions(
     return torch.cat(losses), torch.cat(correct), index_R
 
 
-def ctc_loss(logits_EV: Tensor, frame_lens: Sequence[int], ctc_ids: Tensor, ctc_lens_B: Tensor) -> tuple[Tensor, Tensor]:
+def ctc_loss(logits_EC: Tensor, frame_lens: Sequence[int], ctc_ids: Tensor, ctc_lens_B: Tensor) -> tuple[Tensor, Tensor]:
     """CTC (Graves et al., 2006) of packed encoder frames, summed over the utterances that have a transcript.
 
     Args:
-        logits_EV: packed frames; the last column is the blank, so text ids are used unchanged.
+        logits_EC: packed frames; the last column is the blank, so target ids are used unchanged.
         frame_lens: frames of each utterance; ctc_ids: their transcripts, concatenated; ctc_lens_B: ids of each, 0 = no transcript.
     Returns:
-        (sum, count). An utterance with fewer frames than its transcript needs has an infinite loss: it adds zero but is counted.
+        (sum, number of target ids). An utterance with fewer frames than its transcript needs has an infinite loss: it adds zero but is
+        counted.
     """
-    if logits_EV.shape[0] != sum(frame_lens) or ctc_lens_B.shape[0] != len(frame_lens):
+    if logits_EC.shape[0] != sum(frame_lens) or ctc_lens_B.shape[0] != len(frame_lens):
         raise ValueError(
-            f"ctc_loss: {logits_EV.shape[0]} frames and {ctc_lens_B.shape[0]} transcripts for {len(frame_lens)} utterances "
+            f"ctc_loss: {logits_EC.shape[0]} frames and {ctc_lens_B.shape[0]} transcripts for {len(frame_lens)} utterances "
             f"of {sum(frame_lens)} frames"
         )
     target_lens = ctc_lens_B.tolist()
     rows = [row for row, length in enumerate(target_lens) if length > 0]
-    count = torch.tensor(len(rows), device=logits_EV.device)
+    count = torch.tensor(sum(target_lens), device=logits_EC.device)
     if not rows:
-        return logits_EV.float().sum() * 0.0, count
+        return logits_EC.float().sum() * 0.0, count
     ends = list(accumulate(frame_lens))
     used_lens = torch.tensor([frame_lens[row] for row in rows])
     frames = torch.cat([torch.arange(ends[row] - frame_lens[row], ends[row]) for row in rows])
     steps = torch.cat([torch.arange(frame_lens[row]) for row in rows])
     columns = torch.repeat_interleave(torch.arange(len(rows)), used_lens)
-    log_probs_EV = F.log_softmax(logits_EV, -1, dtype=torch.float32)
+    log_probs_EC = F.log_softmax(logits_EC, -1, dtype=torch.float32)
     if len(rows) < len(frame_lens):
-        log_probs_EV = log_probs_EV.index_select(0, frames.to(logits_EV.device))
+        log_probs_EC = log_probs_EC.index_select(0, frames.to(logits_EC.device))
     # One scatter: padding each utterance for itself would cost a full-size gradient per utterance.
-    padded_EBV = log_probs_EV.new_zeros(int(used_lens.max()), len(rows), logits_EV.shape[1])
-    padded_EBV.index_put_((steps.to(logits_EV.device), columns.to(logits_EV.device)), log_probs_EV)
+    padded_EBC = log_probs_EC.new_zeros(int(used_lens.max()), len(rows), logits_EC.shape[1])
+    padded_EBC.index_put_((steps.to(logits_EC.device), columns.to(logits_EC.device)), log_probs_EC)
     loss = F.ctc_loss(
-        padded_EBV,
+        padded_EBC,
         ctc_ids,
         used_lens,
         torch.tensor([target_lens[row] for row in rows]),
-        blank=logits_EV.shape[1] - 1,
+        blank=logits_EC.shape[1] - 1,
         reduction="sum",
         zero_infinity=True,
     )

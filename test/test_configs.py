@@ -30,7 +30,6 @@ def test_config_loads_builds_and_saves(path: Path, tmp_path: Path) -> None:
     for convert in config.data.convert:
         assert get_task(convert.from_).name in prompts.instructions
         assert get_task(convert.to).name in prompts.instructions
-    assert config.model.ctc is None or config.model.ctc.vocab_size == config.model.llm.vocab_size
     save_config(config, tmp_path / "train.yaml")
     assert load_config(tmp_path / "train.yaml") == config
 

@@ -64,8 +64,9 @@ mark_done() { # dir what...
   _fingerprint "$@" >"$dir/.done"
 }
 
-# Processes per node: visible GPUs (CUDA_VISIBLE_DEVICES is honoured), one process on a CPU.
-count_processes() { python -c 'import torch; print(max(1, torch.cuda.device_count()))'; }
+# Processes per node: visible GPUs (CUDA_VISIBLE_DEVICES is honoured); on a CPU two, which keep two cores far busier than one process with
+# two threads does (its many small operations wait for each other).
+count_processes() { python -c 'import os, torch; print(torch.cuda.device_count() or min(2, os.cpu_count() or 1))'; }
 
 launch() { # module arguments...
   local module=$1; shift
@@ -73,6 +74,8 @@ launch() { # module arguments...
   if [ "$nproc" -eq 1 ] && [ "$num_nodes" -eq 1 ]; then
     python -m "$module" "$@"
   else
+    local cores; cores=$(getconf _NPROCESSORS_ONLN)
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > nproc ? cores / nproc : 1))}
     torchrun --nnodes="$num_nodes" --nproc_per_node="$nproc" --rdzv_id="$job_id" --rdzv_backend=c10d \
       --rdzv_endpoint="$HOST_NODE_ADDR" -m "$module" --train_engine "$train_engine" "$@"
   fi

@@ -81,7 +81,7 @@ def collate(sequences: SequenceOf[Sequence], mels: SequenceOf[Tensor], num_mels:
         keys=[sequence.key for sequence in sequences],
         tasks=[sequence.task for sequence in sequences],
         num_supervised=int((shifted_T != IGNORE).sum()),
-        num_ctc=int((ctc_lens_B > 0).sum()),
+        num_ctc=len(ctc),
         num_audio_seconds=float(mel_lens_B.sum()) * HOP / SAMPLE_RATE,
     )
 

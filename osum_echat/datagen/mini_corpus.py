@@ -25,7 +25,7 @@ from osum_echat.datagen.speakers import AGES, GENDERS, Speaker, make_speakers
 from osum_echat.errors import DataError
 from osum_echat.generate.files import write_atomic
 
-VERSION = 2  # raise when the sound of the corpus changes: old output folders are then refused instead of mixed
+VERSION = 3  # raise when the sound of the corpus changes: old output folders are then refused instead of mixed
 _CHUNK = 125  # utterances per process; part of what determines the samples, so no option
 _EVENT_SHARE = 0.5
 

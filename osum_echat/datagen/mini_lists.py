@@ -1,7 +1,7 @@
 """Writes the mini corpus as Kaldi directories and data lists, and holds its one entry point ``make_mini_corpus``.
 
 The training list for paralinguistics tells ONE label per row, as real corpora do (OSUM-EChat, arXiv:2508.09600, stage 1); dev and test
-tell all. Text-only rows teach the small language model the tag format and to copy from its prompt; they use training sentences only.
+tell all. Text-only rows (``mini_text``) teach the small language model to follow instructions; they use training sentences only.
 """
 
 import json
@@ -17,17 +17,17 @@ import numpy as np
 from osum_echat.datagen.events import EVENTS, NO_EVENT
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings, Plan, Progress, Rendered, make_plans, render_corpus
+from osum_echat.datagen.mini_text import text_rows
 from osum_echat.datagen.prosody import EMOTIONS
 from osum_echat.datagen.speakers import AGES, GENDERS
 from osum_echat.errors import DataError
 from osum_echat.generate.files import write_atomic
-from osum_echat.text.tags import render_labels
+from osum_echat.text.prompts import load_prompts
 from osum_echat.utterance import Utterance
 
 SINGLE_TASKS = ("asr_emotion", "asr_age", "asr_gender", "asr_event")
 _LABELS = ("age", "gender", "event", "emotion")
 _VALUES: dict[str, tuple[str, ...]] = {"age": AGES, "gender": GENDERS, "event": (NO_EVENT, *EVENTS), "emotion": tuple(EMOTIONS)}
-_TEXT_KINDS = ("repeat", "repeat_one", "repeat_all")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None
     _write_list(out / "train_asr_p.list", _single_label_rows(train, settings.rows_per_utt))
     for split in ("dev", "test"):
         _write_list(out / f"{split}.list", (_utterance(row, "asr_p", _LABELS) for row in by_split[split]))
-    _write_list(out / "train_text.list", _text_rows(train, rng))
+    sentences = [row.plan.sentence.text for row in train] * 2
+    _write_list(out / "train_text.list", text_rows(sentences, _VALUES, load_prompts("mini"), rng))
     card = {split: summary(split_rows) for split, split_rows in by_split.items()}
     write_atomic(out / "summary.json", json.dumps(card, indent=1) + "\n")
 
@@ -123,16 +124,6 @@ def _single_label_rows(rows: Sequence[Row], rows_per_utt: int) -> Iterable[Utter
             task = SINGLE_TASKS[(first + step) % len(SINGLE_TASKS)]
             label = task.removeprefix("asr_")
             yield _utterance(row, task, (label,), suffix=f"-{label}" if rows_per_utt > 1 else "")
-
-
-def _text_rows(rows: Sequence[Row], rng: np.random.Generator) -> Iterable[Utterance]:
-    """Copying: a sentence, a sentence with one tag, a sentence with all tags. Tags are random: text must not tell a label."""
-    for index, row in enumerate(rows):
-        kind = _TEXT_KINDS[index % len(_TEXT_KINDS)]
-        names = {"repeat": (), "repeat_one": (_LABELS[int(rng.integers(len(_LABELS)))],), "repeat_all": _LABELS}[kind]
-        tags = render_labels({name: _VALUES[name][int(rng.integers(len(_VALUES[name])))] for name in names})
-        text = row.plan.sentence.text + tags
-        yield Utterance(key=f"text-{index:05d}", task="t2t", question=text, txt=text, lang="en", extra={"kind": kind})
 
 
 def _write_list(path: Path, utterances: Iterable[Utterance]) -> None:

@@ -1,6 +1,6 @@
 """Text-only rows for the small language model of the mini recipe: what an instruction-tuned model already knows when a full recipe starts.
 
-A row spells out in words and tags what a recording would hold, in the way adapter frames do (words in order, pauses between them, all labels
+A row spells out in words and tags what a recording would hold, as adapter frames do (words in order, pauses between them, all labels
 somewhere), and asks for a part of it with the instruction of an understanding task: "words emotion" + "my . dog sleeps <SAD><OLD>..." ->
 "my dog sleeps<SAD>". So the frozen model of stages 1a to 1d can follow every instruction, and the adapter has only to speak its language.
 Labels are drawn at random: words must not tell them.

@@ -16,7 +16,7 @@ from osum_echat.datagen.speakers import Speaker
 
 RATE = 16000
 _WARP_RATE = 2 * RATE  # the time-varying resampling works with room above the speech band, so that its interpolation does not alias
-_BASE_WPM = 195.0
+_BASE_WPM = 165.0
 _FFT_BLOCK = 4096
 
 Word = tuple[str, float, float]

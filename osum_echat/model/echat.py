@@ -21,6 +21,7 @@ from osum_echat.model.encoder import SpeechEncoder
 from osum_echat.model.llm import Llm
 from osum_echat.model.packing import Packing
 from osum_echat.model.speech_head import SpeechHead
+from osum_echat.text.vocab import NUM_BYTES
 
 
 class ModelInput(Protocol):
@@ -54,8 +55,8 @@ class EChatOutput:
     """Hidden states of every joint position, and CTC logits of every encoder frame when the model has a CTC branch."""
 
     hidden_TD: Tensor
-    ctc_logits_EV: Tensor | None = None  # packed; the blank is the last column
-    encoder_lens: tuple[int, ...] = ()  # frames of each utterance in ctc_logits_EV
+    ctc_logits_EC: Tensor | None = None  # packed; classes are bytes, the blank is the last column
+    encoder_lens: tuple[int, ...] = ()  # frames of each utterance in ctc_logits_EC
 
 
 class EChat(nn.Module):
@@ -68,7 +69,7 @@ class EChat(nn.Module):
         self.adapter = Adapter(cfg.adapter, cfg.encoder.width, cfg.llm.width)
         self.llm = Llm(cfg.llm, cfg.lora)
         self.speech = SpeechHead(cfg.speech, cfg.llm.width)
-        self.ctc = None if cfg.ctc is None else nn.Linear(cfg.encoder.width, cfg.ctc.vocab_size + 1)
+        self.ctc = None if cfg.ctc is None else nn.Linear(cfg.encoder.width, NUM_BYTES + 1)
 
     def forward(self, batch: ModelInput) -> EChatOutput:
         x_TD, frames_ED, encoder_lens = self._embed(batch)

@@ -30,7 +30,7 @@ class AudioSpan:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """ids_T and labels_T are int64 of one length T; `ctc_ids` is the transcript in text ids, empty when there is none."""
+    """ids_T and labels_T are int64 of one length T; `ctc_ids` is the transcript in UTF-8 bytes, empty when there is none."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -109,7 +109,7 @@ class SequenceBuilder:
 
     def transcript(self, text: str) -> None:
         """Note the words of the audio for the CTC branch; no position of the sequence."""
-        self._ctc_ids = self.tokenizer.encode(text)
+        self._ctc_ids = list(text.encode())
 
     def build(self, key: str, task: str) -> Sequence:
         """The sequence of all pieces; the builder is empty afterwards."""

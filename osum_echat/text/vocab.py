@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 IGNORE = -100  # label of a position nothing is learned from; what torch's losses ignore by default
+NUM_BYTES = 256  # classes of the CTC branch: UTF-8 bytes, whatever the tokenizer; its blank comes behind them
 
 Ids = TypeVar("Ids", int, np.ndarray, torch.Tensor)
 

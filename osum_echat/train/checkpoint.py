@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 
 from osum_echat.errors import CheckpointError
-from osum_echat.model.build import _matches as matches_prefix
+from osum_echat.model.build import matches_prefix
 
 STEP_NAME = re.compile(r"step_(\d+)\.pt")
 

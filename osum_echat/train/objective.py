@@ -61,9 +61,9 @@ class EChatObjective:
         """Differentiable sums."""
         output, head = model(batch), model.head_weights()
         ce, _ = joint_cross_entropy(output.hidden_TD, batch.labels_T, head.text_VD, head.speech_CD, head.speech_bias_C)
-        if output.ctc_logits_EV is None:
+        if output.ctc_logits_EC is None:
             return LossSums(ce, torch.zeros_like(ce))
-        ctc, _ = ctc_loss(output.ctc_logits_EV, output.encoder_lens, batch.ctc_ids, batch.ctc_lens_B)
+        ctc, _ = ctc_loss(output.ctc_logits_EC, output.encoder_lens, batch.ctc_ids, batch.ctc_lens_B)
         return LossSums(ce, ctc)
 
     def scores(self, model: EChat, batch: Batch) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from osum_echat.config import OptimConfig, ScheduleConfig, TrainConfig
 from osum_echat.errors import ConfigError
-from osum_echat.model.build import _matches as matches_prefix
+from osum_echat.model.build import matches_prefix
 
 Schedule = Callable[[int], float]
 

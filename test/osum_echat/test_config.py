@@ -88,10 +88,10 @@ def test_all_errors_at_once(path):
 
 
 def test_overrides(path):
-    sets = ["train.optim.lr=1e-4", "data.train.1.weight=2", "train.trainable=[adapter, encoder]", "model.ctc={vocab_size: 7, weight: 0.5}"]
+    sets = ["train.optim.lr=1e-4", "data.train.1.weight=2", "train.trainable=[adapter, encoder]", "model.ctc={weight: 0.5}"]
     cfg = load_config(path, sets)
     assert cfg.train.optim.lr == 1e-4 and cfg.data.train[1].weight == 2
-    assert cfg.train.trainable == ["adapter", "encoder"] and cfg.model.ctc and cfg.model.ctc.vocab_size == 7
+    assert cfg.train.trainable == ["adapter", "encoder"] and cfg.model.ctc and cfg.model.ctc.weight == 0.5
 
 
 @pytest.mark.parametrize("text", ["train.clip", "=3", "data.train.7.weight=1", "data.train.x.weight=1"])

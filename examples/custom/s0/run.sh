@@ -37,7 +37,7 @@ seed=777                # of the data order
 nj=2                    # processes for checking data
 overrides=              # further settings of the training: "train.max_steps=100 train.optim.lr=1e-4"
 train_engine=torch_ddp  # engine when several processes train
-nproc=                  # training processes on this machine; empty: one per visible GPU, or one
+nproc=                  # training processes on this machine; empty: one per visible GPU, or two on a CPU
 num_nodes=1             # machines
 job_id=2026             # rendezvous id, the same on all machines
 HOST_NODE_ADDR=${HOST_NODE_ADDR:-localhost:0} # host:port of the first machine

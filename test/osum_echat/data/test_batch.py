@@ -54,7 +54,7 @@ def test_slots_mels_and_ctc_follow_the_spans() -> None:
     assert batch.mel_lens_B.tolist() == [9, 8, 5, 4] and batch.mel_BFM.shape == (4, 9, 80)
     for row, mel_FM in enumerate(mels):
         assert torch.equal(batch.mel_BFM[row, : len(mel_FM)], mel_FM) and not batch.mel_BFM[row, len(mel_FM) :].any()
-    assert (batch.ctc_ids.tolist(), batch.ctc_lens_B.tolist(), batch.num_ctc) == ([5, 6, 4], [2, 0, 1, 0], 2)
+    assert (batch.ctc_ids.tolist(), batch.ctc_lens_B.tolist(), batch.num_ctc) == ([5, 6, 4], [2, 0, 1, 0], 3)
     assert batch.num_audio_seconds == pytest.approx(0.26)
 
 

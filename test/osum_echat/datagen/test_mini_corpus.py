@@ -13,7 +13,10 @@ from osum_echat.bin.make_mini_corpus import main
 from osum_echat.datagen.grammar import split_of
 from osum_echat.datagen.mini_corpus import MiniSettings, make_plans
 from osum_echat.datagen.mini_lists import SINGLE_TASKS, make_mini_corpus
+from osum_echat.datagen.mini_text import PAUSE
 from osum_echat.errors import DataError
+from osum_echat.tasks.task import TASKS
+from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tags import canonical, parse_labels
 from osum_echat.utterance import Utterance
 
@@ -121,14 +124,21 @@ def test_audio_words_and_kaldi_files_fit_together(corpus: Path) -> None:
         assert inside > 10 * power[: int(0.04 * rate)].mean()
 
 
-def test_text_rows_copy_training_sentences_with_parsable_tags(corpus: Path) -> None:
+def test_text_rows_ask_for_a_part_of_what_they_hold(corpus: Path) -> None:
     sentences = {row.txt for row in _read(corpus / "train_asr.list")}
-    rows = _read(corpus / "train_text.list")
-    for row in rows:
-        assert row.question == row.txt
+    prompts = load_prompts("mini")
+    seen = set()
+    for row in _read(corpus / "train_text.list"):
+        task = TASKS[row.extra["kind"]]
+        seen.add(task.name)
+        instruction, content = row.question.split("\n")
+        assert instruction == prompts.instruction(task.name, None)
+        words, everything = parse_labels(content.replace(PAUSE, ""))
         text, labels = parse_labels(row.txt)
-        assert text in sentences
-        assert len(labels) == {"repeat": 0, "repeat_one": 1, "repeat_all": 4}[row.extra["kind"]]
+        assert words.strip() in sentences and len(everything) == 4
+        assert text == (words.strip() if task.transcript else "")
+        assert labels == {kind: everything[kind] for kind in task.labels}
+    assert len(seen) == 11
 
 
 def test_the_command_reports_and_fails_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,14 +122,14 @@ def test_audio_reaches_the_answer_and_earlier_positions_do_not_see_later_ones():
 
 
 def test_every_parameter_gets_a_gradient():
-    model = model_of(config(ctc=CtcConfig(vocab_size=40, weight=0.3), lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0, targets=["q_proj"])))
+    model = model_of(config(ctc=CtcConfig(weight=0.3), lora=LoraConfig(rank=2, alpha=4.0, dropout=0.0, targets=["q_proj"])))
     batch = make_batch(ROWS)
     out = model(batch)
     head = model.head_weights()
     loss, count = joint_cross_entropy(out.hidden_TD, batch.labels_T, head.text_VD, head.speech_CD, head.speech_bias_C)
     assert int(count) == sum(answer for _, answer in ROWS)
-    extra, num_ctc = ctc_loss(out.ctc_logits_EV, out.encoder_lens, torch.tensor([1, 2, 3]), torch.tensor([1, 0, 2, 0, 0]))
-    assert int(num_ctc) == 2
+    extra, num_ctc = ctc_loss(out.ctc_logits_EC, out.encoder_lens, torch.tensor([1, 2, 3]), torch.tensor([1, 0, 2, 0, 0]))
+    assert int(num_ctc) == 3
     (loss + extra).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0.0]
     assert without == []
@@ -147,9 +147,9 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 def test_a_batch_without_audio_and_a_wrong_number_of_slots():
-    model = model_of(config(ctc=CtcConfig(vocab_size=40, weight=0.3)))
+    model = model_of(config(ctc=CtcConfig(weight=0.3)))
     out = model(make_batch([(0, 5), (0, 3)]))
-    assert out.hidden_TD.shape == (14, 24) and out.ctc_logits_EV is None
+    assert out.hidden_TD.shape == (14, 24) and out.ctc_logits_EC is None
     batch = make_batch([(33, 4)])
     with pytest.raises(ValueError, match=r"5 adapter frames.*4 audio slots"):
         model(replace(batch, audio_slots_T=batch.audio_slots_T[:-1]))

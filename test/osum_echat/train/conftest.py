@@ -47,7 +47,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "adapter": {"num_layers": 1, "num_heads": 2, "ffn_width": 64},
             "llm": llm,
             "speech": {"codebook_size": 16},
-            "ctc": {"vocab_size": 300, "weight": 0.3},
+            "ctc": {"weight": 0.3},
         },
         "tokenizer": {"kind": "sentencepiece", "path": str(folder / "tok.model")},
         "prompts": "mini",
