@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from osum_echat.utterance import Utterance
 
 SINGLE_TASKS = ("asr_emotion", "asr_age", "asr_gender", "asr_event")
 _LABELS = ("age", "gender", "event", "emotion")
+_SEGMENTS_PER_UTT, _SEGMENT_MARGIN_S, _SEGMENT_MIN_S = 3, 0.03, 0.15
 _VALUES: dict[str, tuple[str, ...]] = {"age": AGES, "gender": GENDERS, "event": (NO_EVENT, *EVENTS), "emotion": tuple(EMOTIONS)}
 
 
@@ -83,6 +84,7 @@ def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None
         _write_kaldi(out / split, split_rows)
     train = by_split["train"]
     _write_list(out / "train_asr.list", (_utterance(row, "asr", ()) for row in train))
+    _write_list(out / "train_words.list", _word_rows(train, rng))
     _write_list(out / "train_asr_p.list", _single_label_rows(train, settings.rows_per_utt))
     for split in ("dev", "test"):
         _write_list(out / f"{split}.list", (_utterance(row, "asr_p", _LABELS) for row in by_split[split]))
@@ -114,6 +116,28 @@ def _utterance(row: Row, task: str, labels: Iterable[str], suffix: str = "") -> 
         event=label("event"),
         extra=extra,
     )
+
+
+def _word_rows(rows: Sequence[Row], rng: np.random.Generator) -> Iterator[Utterance]:
+    """Segments of one to three words: with so little to align, an encoder from scratch learns the sounds in a few hundred steps."""
+    for row in rows:
+        words = row.rendered.words
+        for number in range(_SEGMENTS_PER_UTT):
+            size = int(rng.integers(1, 4))
+            first = int(rng.integers(max(1, len(words) - size + 1)))
+            chosen = words[first : first + size]
+            start, end = max(0.0, chosen[0][1] - _SEGMENT_MARGIN_S), min(row.rendered.seconds, chosen[-1][2] + _SEGMENT_MARGIN_S)
+            if end - start >= _SEGMENT_MIN_S:
+                yield Utterance(
+                    key=f"{row.plan.key}-{number}",
+                    task="asr",
+                    wav=row.rendered.wav,
+                    txt=" ".join(word for word, _, _ in chosen),
+                    start=round(start, 3),
+                    end=round(end, 3),
+                    lang="en",
+                    speaker=row.plan.speaker.name,
+                )
 
 
 def _single_label_rows(rows: Sequence[Row], rows_per_utt: int) -> Iterable[Utterance]:

@@ -110,7 +110,6 @@ def matches_prefix(name: str, prefix: str) -> bool:
     return prefix == "" or name == prefix or name.startswith(prefix + ".")
 
 
-
 def parameter_report(model: nn.Module) -> str:
     """A table: part, parameters, trainable parameters."""
     rows = []

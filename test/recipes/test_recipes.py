@@ -50,8 +50,8 @@ def test_mini_leaves_what_it_promises(mini: Path) -> None:
     assert len(decoded) == 40
     assert (exp / "report.html").stat().st_size > 20_000
     page = (exp / "report.html").read_text()
-    assert "src=\"http" not in page  # opens offline
-    assert "href=\"http" not in page
+    assert 'src="http' not in page  # opens offline
+    assert 'href="http' not in page
 
 
 @pytest.mark.slow

@@ -31,8 +31,8 @@ tokenizer=              # its tokenizer, where that has moved since
 conf=conf/finetune.yaml # how to train
 decode_task=            # what to ask for when decoding; empty: the commonest task of the test list
 max_bad=0               # share of unusable rows that the doctor lets pass
-data=data               # lists are put here; the default lies beside run.sh
-exp=exp                 # models and results are put here; the default lies beside run.sh
+data=                   # lists are put here; empty: the folder data beside run.sh
+exp=                    # models and results are put here; empty: the folder exp beside run.sh
 seed=777                # of the data order
 nj=2                    # processes for checking data
 overrides=              # further settings of the training: "train.max_steps=100 train.optim.lr=1e-4"
@@ -51,7 +51,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 for name in init conf; do # defaults lie in this folder, what the user says is seen from where they are
   if [ ! -e "${!name}" ] && [ -e "$here/${!name}" ]; then printf -v "$name" '%s' "$here/${!name}"; fi
 done
-for name in data exp; do if [ "${!name}" = "$name" ]; then printf -v "$name" '%s' "$here/$name"; fi; done
+data=${data:-$here/data}
+exp=${exp:-$here/exp}
 bash "$here/../../../tools/setup_env.sh"
 . "$here/path.sh"
 . "$tools/stages.sh"

@@ -108,7 +108,7 @@ if stage 1 "text tokenizer and backbones"; then
   if [ ! -e "$data/tokenizer.model" ]; then
     python "$tools/train_tokenizer.py" --list "$data/train_text.list" "$data/train_asr.list" --prompts mini --out "$data/tokenizer.model"
   fi
-  data_type=raw train_model 1_backbone "" train_text train_asr # shards come later
+  data_type=raw train_model 1_backbone "" train_words train_text train_asr # shards come later
 fi
 
 if stage 2 "speech tokens"; then log "nothing to do yet: speech tokens arrive with speech generation (stage 5)"; fi

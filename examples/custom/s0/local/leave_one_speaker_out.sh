@@ -17,15 +17,16 @@ name=speakers           # name of the experiment
 text=plain              # transcripts: keep, lower or plain
 init=                   # checkpoint to start from; empty: run.sh's default
 conf=                   # YAML of the training; empty: run.sh's default
-data=data               # lists are put into <data>/<name>
-exp=exp                 # results are put into <exp>/<name>
+data=                   # lists are put into <data>/<name>; empty: the folder data of the recipe
+exp=                    # results are put into <exp>/<name>; empty: the folder exp of the recipe
 seed=777                # of the data order
 overrides=              # further settings of every training
 . "$(dirname "${BASH_SOURCE[0]}")/../../../../tools/parse_options.sh"
 [ $# -eq 0 ] || { echo "leave_one_speaker_out.sh: unexpected argument $1 (--help lists the options)" >&2; exit 2; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-for folder in data exp; do if [ "${!folder}" = "$folder" ]; then printf -v "$folder" '%s' "$here/$folder"; fi; done
+data=${data:-$here/data}
+exp=${exp:-$here/exp}
 bash "$here/../../../tools/setup_env.sh"
 . "$here/path.sh"
 source_args=()
