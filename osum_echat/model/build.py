@@ -15,7 +15,7 @@ from osum_echat.model.layers import LoraLinear
 
 ARCHITECTURES = {"echat": EChat}
 _GAIN = 0.64
-_CONV_GAIN = 2.0  # log-mel has a standard deviation near 0.4: with less, the positions would drown what two convolutions make of it
+_FRONT_GAIN = 2.0  # of the encoder's convolutions: log-mel is small (standard deviation 0.4), with less it drowns in the positions
 LORA_GROUP = "lora"  # names every LoRA parameter in ``set_trainable``
 
 _WHISPER_MEDIUM = EncoderConfig(num_mels=80, width=1024, num_layers=24, num_heads=16, ffn_width=4096)
@@ -50,17 +50,17 @@ def build_model(cfg: ModelConfig, device: torch.device | str = "cpu") -> EChat:
 def init_weights(model: EChat) -> None:
     """Initialise every parameter.
 
-    Matrices, embeddings (speech rows included) and LoRA A: normal with std 0.64 / sqrt(inputs), which is the usual 0.02 at width 1024 and
-    keeps narrow models trained from scratch out of the near-zero regime; convolutions 2 / sqrt(inputs), so that what they hear is as large
-    as the positions added to it. The two projections of each block that write into
-    the residual stream are divided by sqrt(2 * layers), so its variance does not grow with depth. Norms: 1 and 0. Biases: 0. LoRA B: 0,
-    so the first step starts from the base model.
+    Matrices, convolutions, embeddings (speech rows included) and LoRA A: normal with std 0.64 / sqrt(inputs), which is the usual 0.02 at
+    width 1024 and keeps narrow models trained from scratch out of the near-zero regime; the encoder's two convolutions 2 / sqrt(inputs),
+    so that what they hear is as large as the positions added to it. The two projections of each block that write into the residual
+    stream are divided by sqrt(2 * layers), so its variance does not grow with depth. Norms: 1 and 0. Biases: 0. LoRA B: 0, so the first
+    step starts from the base model.
     """
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=_GAIN * module.embedding_dim**-0.5)
         elif isinstance(module, nn.Linear | nn.Conv1d):
-            gain = _CONV_GAIN if isinstance(module, nn.Conv1d) else _GAIN
+            gain = _FRONT_GAIN if module in (model.encoder.conv1, model.encoder.conv2) else _GAIN
             nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
