@@ -31,19 +31,23 @@ def _report(counts: PseudoCounts, out: Path, unreadable: int) -> None:
 def _body() -> int:
     parser = argparse.ArgumentParser(prog="osum-echat pseudo-label", description=__doc__)
     parser.add_argument("--list", required=True, help="raw list whose labels are incomplete")
-    parser.add_argument("--decoded", type=Path, required=True, help="decode directory of that list (its labels.jsonl is read)")
+    parser.add_argument("--decoded", type=Path, nargs="+", required=True, help="decode directories of that list (labels.jsonl of each)")
     parser.add_argument("--out", type=Path, required=True, help="raw list to write")
     args = parser.parse_args()
-    labels = args.decoded / "labels.jsonl"
-    if not labels.is_file():
-        raise UserError(
-            f"{labels}: no such file; decode the list first: osum-echat decode --task only_p --list {args.list} --out {args.decoded}"
-        )
+    predicted: dict[str, dict[str, str]] = {}
+    for directory in args.decoded:
+        labels = directory / "labels.jsonl"
+        if not labels.is_file():
+            raise UserError(
+                f"{labels}: no such file; decode the list first: osum-echat decode --task only_p --list {args.list} --out {directory}"
+            )
+        for key, values in read_labels(labels).items():
+            predicted.setdefault(key, {}).update(values)
     rows, unreadable = read_references(SourceConfig(kind="raw", list=args.list))
     counts = PseudoCounts()
-    lines = [row.to_json() + "\n" for row in fill_labels(rows, read_labels(labels), counts)]
+    lines = [row.to_json() + "\n" for row in fill_labels(rows, predicted, counts)]
     if not lines:
-        raise UserError(f"no row of {args.list} got every label; is {args.decoded} a decode of this list?")
+        raise UserError(f"no row of {args.list} got every label; are {args.decoded} decodes of this list?")
     write_atomic(args.out, "".join(lines))
     _report(counts, args.out, unreadable)
     return 0
