@@ -8,6 +8,7 @@ written as the sum of their hashes: independent of their order and of how ranks 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import resource
 import sys
@@ -44,10 +45,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the rows after `step`."""
+def truncate_metrics(path: Path, step: int, epoch: int) -> None:
+    """Drop the rows after `step`, and from the end of `epoch` on, of which the checkpoint knows nothing although it has the same step."""
     if path.exists():
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        rows = (row for row in read_metrics(path) if row["step"] <= step)
+        kept = itertools.takewhile(lambda row: row["split"] != "epoch" or row["epoch"] < epoch, rows)
         text = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomic(path, lambda file: file.write(text.encode()))
 
@@ -55,13 +57,13 @@ def truncate_metrics(path: Path, step: int) -> None:
 class MetricsWriter:
     """Appends rows to metrics.jsonl and scalars to TensorBoard; does nothing on other ranks than the first."""
 
-    def __init__(self, folder: Path, step: int, enabled: bool = True) -> None:
+    def __init__(self, folder: Path, step: int, epoch: int = 0, enabled: bool = True) -> None:
         self._file = None
         self._board: Any = None
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # late: costs a second that other commands need not wait
 
-            truncate_metrics(folder / "metrics.jsonl", step)
+            truncate_metrics(folder / "metrics.jsonl", step, epoch)
             self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
 

@@ -113,6 +113,28 @@ def test_resume_in_process_is_exact_at_every_step(fakes, tmp_path):
             assert torch.equal(value, load_file(folder / "final.pt")[key]), key
 
 
+@pytest.mark.parametrize("eval_every", [None, 5])
+def test_killed_between_the_end_of_an_epoch_and_the_next_checkpoint(fakes, tmp_path, eval_every):
+    """The rows of the epoch's end and of its evaluation are in the file, the checkpoint is from just before: nothing stands twice."""
+    config = fakes.make_config(max_steps=12, save_every=5, eval_every=eval_every)
+    fakes.make_trainer(tmp_path / "whole", config).run()
+    trainer = fakes.make_trainer(tmp_path / "killed", config)
+    end_epoch = trainer._end_epoch
+
+    def end_epoch_then_die(loader):
+        end_epoch(loader)
+        raise KeyboardInterrupt
+
+    trainer._end_epoch = end_epoch_then_die
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert [row["split"] for row in rows_of(tmp_path / "killed")].count("epoch") == 1
+    resumed = fakes.make_trainer(tmp_path / "killed", config)
+    assert resumed.resume() == 5
+    resumed.run()
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_kill_at_random_steps_then_resume_equals_uninterrupted(fakes, tmp_path):
     train = {"max_steps": 30, "save_every": 3, "eval_every": 5}
