@@ -131,9 +131,12 @@ if stage 4 "understanding"; then
   train_model 1a_align "$exp/1_backbone/final.pt" train_asr
   train_model 1b_asr_p "$exp/1a_align/final.pt" train_asr train_asr_p
   train_model 1c_only_p "$exp/1b_asr_p/final.pt" train_asr train_asr_p
-  decode_with "$exp/1c_only_p" "$data/train_asr_p.list" only_p "$exp/1c_only_p/pseudo"
-  if ! python -m osum_echat.bin.pseudo_label --list "$data/train_asr_p.list" --decoded "$exp/1c_only_p/pseudo" \
-    --out "$data/train_full.list"; then
+  decodes=()
+  for label in gender age emotion event; do # 1c has never seen two labels in one answer, so each is asked for by itself
+    decode_with "$exp/1c_only_p" "$data/train_asr_p.list" "$label" "$exp/1c_only_p/pseudo_$label"
+    decodes+=("$exp/1c_only_p/pseudo_$label")
+  done
+  if ! python -m osum_echat.bin.pseudo_label --list "$data/train_asr_p.list" --decoded "${decodes[@]}" --out "$data/train_full.list"; then
     if [ "$preset" != smoke ]; then exit 1; fi # the reason stands above
     log "this smoke model is too young to label anything: 1d trains on single labels instead"
     cp "$data/train_asr_p.list" "$data/train_full.list"
