@@ -47,7 +47,7 @@ def _body() -> int:
     counts = PseudoCounts()
     lines = [row.to_json() + "\n" for row in fill_labels(rows, predicted, counts)]
     if not lines:
-        raise UserError(f"no row of {args.list} got every label; are {args.decoded} decodes of this list?")
+        raise UserError(f"no row of {args.list} got every label; do the folders of --decoded hold decodes of this list?")
     write_atomic(args.out, "".join(lines))
     _report(counts, args.out, unreadable)
     return 0

@@ -36,8 +36,7 @@ HOST_NODE_ADDR=${HOST_NODE_ADDR:-localhost:0} # host:port of the first machine
 . "$(dirname "${BASH_SOURCE[0]}")/../../../tools/parse_options.sh"
 [ $# -eq 0 ] || { echo "run.sh: unexpected argument $1 (--help lists the options)" >&2; exit 2; }
 
-settings=(seed="$seed")
-if [ -n "$dtype" ]; then settings+=(train.dtype="$dtype"); fi
+settings=(seed="$seed" ${dtype:+train.dtype="$dtype"})
 case $preset in
   default) ;;
   smoke) # the same path in minutes: every training is cut short, so the scores mean nothing
@@ -131,12 +130,10 @@ if stage 4 "understanding"; then
   train_model 1a_align "$exp/1_backbone/final.pt" train_asr
   train_model 1b_asr_p "$exp/1a_align/final.pt" train_asr train_asr_p
   train_model 1c_only_p "$exp/1b_asr_p/final.pt" train_asr train_asr_p
-  decodes=()
   for label in gender age emotion event; do # 1c has never seen two labels in one answer, so each is asked for by itself
-    decode_with "$exp/1c_only_p" "$data/train_asr_p.list" "$label" "$exp/1c_only_p/pseudo_$label"
-    decodes+=("$exp/1c_only_p/pseudo_$label")
+    decode_with "$exp/1c_only_p" "$data/train_asr_p.list" "$label" "$exp/1c_only_p/pseudo/$label"
   done
-  if ! python -m osum_echat.bin.pseudo_label --list "$data/train_asr_p.list" --decoded "${decodes[@]}" --out "$data/train_full.list"; then
+  if ! python -m osum_echat.bin.pseudo_label --list "$data/train_asr_p.list" --decoded "$exp"/1c_only_p/pseudo/* --out "$data/train_full.list"; then
     if [ "$preset" != smoke ]; then exit 1; fi # the reason stands above
     log "this smoke model is too young to label anything: 1d trains on single labels instead"
     cp "$data/train_asr_p.list" "$data/train_full.list"
