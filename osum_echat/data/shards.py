@@ -184,7 +184,7 @@ def _run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[tuple[ShardIn
             while running:
                 yield running.popleft().result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)  # tars being written are finished, no half of one is left behind
             raise
 
 
