@@ -8,7 +8,6 @@ Reading and writing files is in the second half; what a value means is in its de
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from osum_echat.config_yaml import SectionDoc, apply_override, describe_error, flatten, read_yaml, section_docs
 from osum_echat.errors import ConfigError
+from osum_echat.files import write_text
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -322,13 +322,7 @@ def save_config(config: RunConfig, path: str | Path, allow_change: bool = False)
                 + "\nChoose another --dir, go back to the old settings, or say --allow_change to go on with the new ones."
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        yaml.safe_dump(dump_config(config), file, sort_keys=False, allow_unicode=True, width=140)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, yaml.safe_dump(dump_config(config), sort_keys=False, allow_unicode=True, width=140))
 
 
 def class_docs() -> list[SectionDoc]:

@@ -24,7 +24,6 @@ def get_parser() -> argparse.ArgumentParser:
     for split in ("train", "dev", "test"):
         parser.add_argument(f"--{split}", type=int, default=None, help=f"utterances in {split}, in place of the preset's")
     parser.add_argument("--seed", type=int, default=777, help="the same seed gives the same files")
-    parser.add_argument("--rows_per_utt", type=int, default=1, choices=(1, 2, 3, 4), help="single-label rows per training utterance")
     parser.add_argument("--num_processes", type=int, default=os.cpu_count() or 1, help="parallel processes; does not change the result")
     parser.add_argument("--overwrite", action="store_true", help="remove a corpus with other settings that lies under --out")
     return parser
@@ -56,7 +55,7 @@ def _body(argv: Sequence[str] | None) -> int:
     args = get_parser().parse_args(argv)
     sizes = dict(PRESETS[args.preset])
     sizes |= {split: count for split in sizes if (count := getattr(args, split)) is not None}
-    settings = MiniSettings(**sizes, seed=args.seed, rows_per_utt=args.rows_per_utt)
+    settings = MiniSettings(**sizes, seed=args.seed)
     start = time.monotonic()
     report = make_mini_corpus(args.out, settings, args.num_processes, args.overwrite, _Progress())
     for split, facts in report.items():

@@ -13,7 +13,7 @@ from osum_echat.datagen.pseudo import PseudoCounts, fill_labels
 from osum_echat.errors import UserError
 from osum_echat.evaluate.decoded import read_labels
 from osum_echat.evaluate.score import read_references
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
 
 
 def _report(counts: PseudoCounts, out: Path, unreadable: int) -> None:
@@ -48,7 +48,7 @@ def _body() -> int:
     lines = [row.to_json() + "\n" for row in fill_labels(rows, predicted, counts)]
     if not lines:
         raise UserError(f"no row of {args.list} got every label; do the folders of --decoded hold decodes of this list?")
-    write_atomic(args.out, "".join(lines))
+    write_text(args.out, "".join(lines))
     _report(counts, args.out, unreadable)
     return 0
 

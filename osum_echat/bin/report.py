@@ -10,7 +10,7 @@ from osum_echat.bin._cli import run_cli
 from osum_echat.evaluate.report import find_decodes, gather
 from osum_echat.evaluate.report_html import decode_lines, render_page
 from osum_echat.evaluate.results import markdown_table
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
 
 
 def _body() -> int:
@@ -22,8 +22,8 @@ def _body() -> int:
     args = parser.parse_args()
     report = gather(args.dir, args.decode if args.decode is not None else find_decodes(args.dir))
     page, table = args.out or args.dir / "report.html", args.results_md or args.dir / "RESULTS.md"
-    write_atomic(page, render_page(report))
-    write_atomic(table, f"# Results of {report.title}\n\n{markdown_table(report.scores)}\n{decode_lines(report.decodes)}\n")
+    write_text(page, render_page(report))
+    write_text(table, f"# Results of {report.title}\n\n{markdown_table(report.scores)}\n{decode_lines(report.decodes)}\n")
     for problem in report.problems:
         print(f"note: {problem}")
     print(f"wrote {page} and {table}")

@@ -17,6 +17,7 @@ from typing import Any
 
 from osum_echat.data.kaldi import read_kaldi_dir
 from osum_echat.errors import DataError
+from osum_echat.files import write_text
 from osum_echat.tasks.task import TASKS, Task, get_task
 from osum_echat.text.tags import KINDS, age_from_years, canonical, is_missing
 from osum_echat.utterance import Utterance
@@ -202,11 +203,7 @@ def _test_speakers(rows: Sequence[Utterance], split: Split) -> set[str]:
 
 def write_list(path: str | Path, rows: Iterable[Utterance]) -> None:
     """A raw list, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(row.to_json() + "\n" for row in rows))
 
 
 def describe(rows: Sequence[Utterance]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from osum_echat.data.source import Drop
 from osum_echat.data.tally import Tally
 from osum_echat.data.tar import AUDIO_FIELDS, read_tar
 from osum_echat.errors import DataError
+from osum_echat.files import write_text
 from osum_echat.utterance import Utterance
 
 
@@ -139,18 +140,6 @@ def make_combine(shard_list: str | Path, utterances: Iterable[Utterance], folder
     return num_rows
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file that is never seen half done."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def _chunks(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utterance]]:
     seen: dict[str, str] = {}
     iterator = iter(utterances)
@@ -199,8 +188,7 @@ def _write_shard(job: Job) -> tuple[ShardInfo | None, Tally]:
                 try:
                     members, duration = _members(utterance, options)
                 except DataError as error:
-                    message = f"{utterance.origin}: key {utterance.key}: {error}"
-                    tally.add(Drop(error.reason, utterance.key, utterance.origin, utterance.task, message))
+                    tally.add(Drop.because(error, utterance, utterance.task))
                     continue
                 for name, content in members.items():
                     _add_member(tar, f"{utterance.key}.{name}", content)

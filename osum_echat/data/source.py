@@ -38,6 +38,13 @@ class Drop:
     task: str
     message: str
 
+    @classmethod
+    def because(cls, error: DataError, utterance: Utterance, task: str) -> "Drop":
+        """Counted under the error's reason; the message says where, unless the error does so itself."""
+        text, origin = str(error), utterance.origin
+        message = text if origin and origin in text else f"{origin}: key {utterance.key}: {text}"
+        return cls(error.reason, utterance.key, origin, task, message)
+
 
 Row = Utterance | Drop
 Make = Callable[[], Row]  # reads one row; not called for rows that a resumed run skips

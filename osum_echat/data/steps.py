@@ -108,7 +108,7 @@ class Preparer:
             check_length(sequence, self.data.filter, self.limits)
             return features(sequence, self.encoder, self.data.augment, rng)
         except DataError as error:
-            return Drop(error.reason, utterance.key, utterance.origin, task, f"{utterance.origin}: key {utterance.key}: {error}")
+            return Drop.because(error, utterance, task)
 
 
 def decode(utterance: Utterance) -> Utterance:

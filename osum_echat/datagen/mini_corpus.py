@@ -23,9 +23,9 @@ from osum_echat.datagen.grammar import SPLITS, Sentence, draw_sentences
 from osum_echat.datagen.prosody import EMOTIONS, RATE, Word, perform, tilt
 from osum_echat.datagen.speakers import AGES, GENDERS, Speaker, make_speakers
 from osum_echat.errors import DataError
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
 
-VERSION = 3  # raise when the sound of the corpus changes: old output folders are then refused instead of mixed
+VERSION = 4  # raise when the corpus changes: old output folders are then refused instead of mixed
 _CHUNK = 125  # utterances per process; part of what determines the samples, so no option
 _EVENT_SHARE = 0.5
 
@@ -39,7 +39,6 @@ class MiniSettings:
     test: int = 400
     seed: int = 777
     speakers_per_variant: int = 3
-    rows_per_utt: int = 1
     version: int = VERSION
 
     def count(self, split: str) -> int:
@@ -182,7 +181,7 @@ def _render_chunk(plans: list[Plan], out: Path, marker: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, RATE, subtype="PCM_16")
         rows.append(asdict(Rendered(plan.key, str(path), round(len(samples) / RATE, 4), words, event_time)))
-    write_atomic(marker, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(marker, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _read_chunk(path: Path) -> list[Rendered]:

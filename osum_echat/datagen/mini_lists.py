@@ -1,19 +1,21 @@
 """Writes the mini corpus as Kaldi directories and data lists, and holds its one entry point ``make_mini_corpus``.
 
-The training list for paralinguistics tells ONE label per row, as real corpora do (OSUM-EChat, arXiv:2508.09600, stage 1); dev and test
-tell all. Text-only rows (``mini_text``) teach the small language model to follow instructions; they use training sentences only.
+No training row for paralinguistics tells all labels, as in real corpora: who speaks is known everywhere, the emotion of one half and the
+events of the other (OSUM-EChat fills the rest by decoding, arXiv:2508.09600, stage 1). Dev and test tell all. Text-only rows
+(``mini_text``) teach the small language model to follow instructions; they use training sentences only.
 """
 
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from osum_echat.data.manifest import write_list
 from osum_echat.datagen.events import EVENTS, NO_EVENT
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings, Plan, Progress, Rendered, make_plans, render_corpus
@@ -21,13 +23,15 @@ from osum_echat.datagen.mini_text import text_rows
 from osum_echat.datagen.prosody import EMOTIONS
 from osum_echat.datagen.speakers import AGES, GENDERS
 from osum_echat.errors import DataError
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
+from osum_echat.tasks.task import TASKS
 from osum_echat.text.prompts import load_prompts
 from osum_echat.utterance import Utterance
 
-SINGLE_TASKS = ("asr_emotion", "asr_age", "asr_gender", "asr_event")
+TRAIN_TASKS = ("asr_age_gender_emotion", "asr_age_gender_event")
+_WORD_TASKS = ("asr", "asr_age_gender", "asr_age_gender")
 _LABELS = ("age", "gender", "event", "emotion")
-_SEGMENTS_PER_UTT, _SEGMENT_MARGIN_S, _SEGMENT_MIN_S = 3, 0.03, 0.15
+_SEGMENT_MARGIN_S, _SEGMENT_MIN_S = 0.03, 0.15
 _VALUES: dict[str, tuple[str, ...]] = {"age": AGES, "gender": GENDERS, "event": (NO_EVENT, *EVENTS), "emotion": tuple(EMOTIONS)}
 
 
@@ -57,7 +61,7 @@ def make_mini_corpus(
         rendered = render_corpus(plans, out, num_processes, progress)
         rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered, strict=True)]
         write_corpus(out, settings, rows)
-        write_atomic(complete, settings.digest() + "\n")
+        write_text(complete, settings.digest() + "\n")
     return dict(json.loads((out / "summary.json").read_text()))
 
 
@@ -73,7 +77,7 @@ def _claim(out: Path, settings: MiniSettings, overwrite: bool) -> None:
         if differing:
             details = ", ".join(f"{name}: has {found.get(name)}, wanted {wanted.get(name)}" for name in differing)
             raise DataError(f"{out} holds a mini corpus with other settings ({details}); take another --out or add --overwrite", "settings")
-    write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+    write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
 def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None:
@@ -83,27 +87,28 @@ def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None
     for split, split_rows in by_split.items():
         _write_kaldi(out / split, split_rows)
     train = by_split["train"]
-    _write_list(out / "train_asr.list", (_utterance(row, "asr", ()) for row in train))
-    _write_list(out / "train_words.list", _word_rows(train, rng))
-    _write_list(out / "train_asr_p.list", _single_label_rows(train, settings.rows_per_utt))
+    write_list(out / "train_asr.list", (_utterance(row, "asr") for row in train))
+    write_list(out / "train_words.list", _word_rows(train, rng))
+    write_list(out / "train_asr_p.list", (_utterance(row, row.task) for row in train))
     for split in ("dev", "test"):
-        _write_list(out / f"{split}.list", (_utterance(row, "asr_p", _LABELS) for row in by_split[split]))
+        write_list(out / f"{split}.list", (_utterance(row, "asr_p") for row in by_split[split]))
     sentences = [row.plan.sentence.text for row in train] * 2
-    _write_list(out / "train_text.list", text_rows(sentences, _VALUES, load_prompts("mini"), rng))
+    write_list(out / "train_text.list", text_rows(sentences, _VALUES, load_prompts("mini"), rng))
     card = {split: summary(split_rows) for split, split_rows in by_split.items()}
-    write_atomic(out / "summary.json", json.dumps(card, indent=1) + "\n")
+    write_text(out / "summary.json", json.dumps(card, indent=1) + "\n")
 
 
 def _assign_tasks(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
     order = rng.permutation(len(rows))
-    return [Row(row.plan, row.rendered, SINGLE_TASKS[place % len(SINGLE_TASKS)]) for row, place in zip(rows, order, strict=True)]
+    return [Row(row.plan, row.rendered, TRAIN_TASKS[place % len(TRAIN_TASKS)]) for row, place in zip(rows, order, strict=True)]
 
 
-def _utterance(row: Row, task: str, labels: Iterable[str], suffix: str = "") -> Utterance:
-    label = {name: row.labels[name] for name in labels}.get
+def _utterance(row: Row, task: str) -> Utterance:
+    """With the labels that the task asks for."""
+    label = {name: row.labels[name] for name in TASKS[task].labels}.get
     extra = {"topic": row.plan.sentence.topic, "seconds": row.rendered.seconds}
     return Utterance(
-        key=row.plan.key + suffix,
+        key=row.plan.key,
         task=task,
         wav=row.rendered.wav,
         txt=row.plan.sentence.text,
@@ -119,39 +124,21 @@ def _utterance(row: Row, task: str, labels: Iterable[str], suffix: str = "") -> 
 
 
 def _word_rows(rows: Sequence[Row], rng: np.random.Generator) -> Iterator[Utterance]:
-    """Segments of one to three words: with so little to align, an encoder from scratch learns the sounds in a few hundred steps."""
+    """Segments of one to three words: with so little to align, an encoder from scratch learns the sounds in a few hundred steps.
+
+    Two of three tell gender and age, which can be heard in a word; an emotion takes a sentence.
+    """
     for row in rows:
         words = row.rendered.words
-        for number in range(_SEGMENTS_PER_UTT):
+        for number, task in enumerate(_WORD_TASKS):
             size = int(rng.integers(1, 4))
             first = int(rng.integers(max(1, len(words) - size + 1)))
             chosen = words[first : first + size]
             start, end = max(0.0, chosen[0][1] - _SEGMENT_MARGIN_S), min(row.rendered.seconds, chosen[-1][2] + _SEGMENT_MARGIN_S)
             if end - start >= _SEGMENT_MIN_S:
-                yield Utterance(
-                    key=f"{row.plan.key}-{number}",
-                    task="asr",
-                    wav=row.rendered.wav,
-                    txt=" ".join(word for word, _, _ in chosen),
-                    start=round(start, 3),
-                    end=round(end, 3),
-                    lang="en",
-                    speaker=row.plan.speaker.name,
-                )
-
-
-def _single_label_rows(rows: Sequence[Row], rows_per_utt: int) -> Iterable[Utterance]:
-    """Each utterance under its own task and, when asked, under the next tasks too, with keys of their own."""
-    for row in rows:
-        first = SINGLE_TASKS.index(row.task)
-        for step in range(rows_per_utt):
-            task = SINGLE_TASKS[(first + step) % len(SINGLE_TASKS)]
-            label = task.removeprefix("asr_")
-            yield _utterance(row, task, (label,), suffix=f"-{label}" if rows_per_utt > 1 else "")
-
-
-def _write_list(path: Path, utterances: Iterable[Utterance]) -> None:
-    write_atomic(path, "".join(utterance.to_json() + "\n" for utterance in utterances))
+                text = " ".join(word for word, _, _ in chosen)
+                span = {"start": round(start, 3), "end": round(end, 3)}
+                yield replace(_utterance(row, task), key=f"{row.plan.key}-{number}", txt=text, words=None, extra={}, **span)
 
 
 def _write_kaldi(folder: Path, rows: Sequence[Row]) -> None:
@@ -171,10 +158,10 @@ def _write_kaldi(folder: Path, rows: Sequence[Row]) -> None:
     tables["spk2gender"] = {name: speaker.gender for name, speaker in speakers.items()}
     tables["spk2age"] = {name: speaker.age for name, speaker in speakers.items()}
     for name, table in tables.items():
-        write_atomic(folder / name, "".join(f"{key} {value}\n" for key, value in table.items()))
+        write_text(folder / name, "".join(f"{key} {value}\n" for key, value in table.items()))
     ctm = (f"{row.plan.key} 1 {start:.3f} {end - start:.3f} {word}\n" for row in rows for word, start, end in row.rendered.words)
-    write_atomic(folder / "ctm", "".join(ctm))
-    write_atomic(folder / "speakers.jsonl", "".join(json.dumps(asdict(speaker)) + "\n" for speaker in speakers.values()))
+    write_text(folder / "ctm", "".join(ctm))
+    write_text(folder / "speakers.jsonl", "".join(json.dumps(asdict(speaker)) + "\n" for speaker in speakers.values()))
 
 
 def summary(rows: Sequence[Row]) -> dict[str, object]:

@@ -18,7 +18,8 @@ from osum_echat.utterance import Utterance
 PAUSE = " ."
 _MAX_PAUSES = 3
 _TASK_NAMES = (
-    "asr", "asr_emotion", "asr_age", "asr_gender", "asr_event", "emotion", "age", "gender", "event", "asr_p", "only_p",
+    "asr", "asr_age_gender", "asr_age_gender_emotion", "asr_age_gender_event", "age", "gender", "age_gender", "emotion", "event",
+    "asr_p", "only_p",
 )  # fmt: skip
 
 

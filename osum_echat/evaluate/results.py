@@ -12,7 +12,7 @@ from typing import Any
 
 from osum_echat.errors import DataError
 from osum_echat.evaluate.bootstrap import Interval
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_results(path: Path) -> dict[str, Score]:
 def merge_results(path: Path, scores: Mapping[str, Score]) -> dict[str, Score]:
     """Put scores into results.json, replacing those of the same key; returns all of them."""
     merged = {**read_results(path), **scores}
-    write_atomic(path, json.dumps({key: score.to_json() for key, score in sorted(merged.items())}, indent=1) + "\n")
+    write_text(path, json.dumps({key: score.to_json() for key, score in sorted(merged.items())}, indent=1) + "\n")
     return merged
 
 

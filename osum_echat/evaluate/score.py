@@ -16,7 +16,7 @@ from osum_echat.evaluate.labels import NONE, LabelRow, LabelScore, score_labels
 from osum_echat.evaluate.plots import save_confusion
 from osum_echat.evaluate.results import Score
 from osum_echat.evaluate.text import ErrorRate, error_rate, render
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
 from osum_echat.generate.requests import read_rows
 from osum_echat.tasks.understand import split_text
 from osum_echat.text.tags import KINDS, parse_words, values
@@ -120,11 +120,11 @@ def write_scores(scored: Scored, folder: Path) -> list[Path]:
     written: list[Path] = []
     if scored.text is not None:
         written.append(folder / "wer")
-        write_atomic(written[-1], "\n".join(render(scored.text)) + "\n")
+        write_text(written[-1], "\n".join(render(scored.text)) + "\n")
     if scored.labels:
         written.append(folder / "labels.json")
         items: Mapping[str, Any] = {name: label.to_json() for name, label in scored.labels.items()}
-        write_atomic(written[-1], json.dumps(items, indent=1) + "\n")
+        write_text(written[-1], json.dumps(items, indent=1) + "\n")
     for name, label in scored.labels.items():
         written.append(folder / f"confusion_{name}.png")
         columns = [*label.classes, NONE]

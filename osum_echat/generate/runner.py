@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 
 from osum_echat.data.source import Drop, Row
 from osum_echat.errors import DataError
+from osum_echat.files import write_text
 from osum_echat.generate.decoder import generate
-from osum_echat.generate.files import kaldi_text, write_atomic
 from osum_echat.generate.requests import Request, RequestEncoder, read_answer
 from osum_echat.generate.sampling import Sampler
 from osum_echat.model.echat import EChat
@@ -61,7 +61,7 @@ class PartialFile:
         lines = _complete_lines(path)
         self.lines = lines[1:] if lines and lines[0] == identity else []
         kept = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [identity, *self.lines])
-        write_atomic(path, kept)
+        write_text(path, kept)
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, line: dict[str, Any]) -> None:
@@ -197,10 +197,10 @@ def write_outputs(record: DecodeRecord, task: Task, out: Path, facts: dict[str, 
     """Write the files of a finished decode, remove the partial one; returns the content of decode.json."""
     keys = [key for key in record.order if key in record.raw]
     answers = {key: read_answer(record.raw[key], task) for key in keys}
-    write_atomic(out / "text", kaldi_text({key: answer.raw for key, answer in answers.items()}))
-    write_atomic(out / "transcript", kaldi_text({key: answer.transcript for key, answer in answers.items()}))
+    write_text(out / "text", kaldi_text({key: answer.raw for key, answer in answers.items()}))
+    write_text(out / "transcript", kaldi_text({key: answer.transcript for key, answer in answers.items()}))
     lines = [json.dumps({"key": key, **answers[key].labels}, ensure_ascii=False) + "\n" for key in keys]
-    write_atomic(out / "labels.jsonl", "".join(lines))
+    write_text(out / "labels.jsonl", "".join(lines))
     info = {
         **facts,
         "has_transcript": task.transcript,
@@ -213,9 +213,14 @@ def write_outputs(record: DecodeRecord, task: Task, out: Path, facts: dict[str, 
         "drop_counts": dict(Counter(drop["reason"] for drop in record.drops)),
         "drops": record.drops,
     }
-    write_atomic(out / "decode.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "decode.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     (out / PARTIAL).unlink(missing_ok=True)
     return info
+
+
+def kaldi_text(texts: Mapping[str, str]) -> str:
+    """``key text`` a line; line breaks inside a text become spaces because the format has none."""
+    return "".join(f"{key} {' '.join(text.split())}".rstrip() + "\n" for key, text in texts.items())
 
 
 def identity_of(config: Path, checkpoint: Path, source: dict[str, str], task: Task, settings: DecodeSettings) -> dict[str, Any]:

@@ -5,7 +5,6 @@ occur. Leaves out: padding, truncation, chat templates (text/prompts.py), speech
 """
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +14,7 @@ import tokenizers
 
 from osum_echat.config import TokenizerConfig
 from osum_echat.errors import ConfigError
+from osum_echat.files import write_atomic
 
 END_OF_TEXT, TURN_BEGIN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (END_OF_TEXT, TURN_BEGIN, TURN_END)
@@ -176,17 +176,7 @@ def train_sentencepiece(texts: Iterable[str], path: str | Path, vocab_size: int,
         )
     except RuntimeError as error:
         raise ConfigError(f"cannot train {path} with vocab_size {vocab_size} on {len(lines)} lines: {error}") from error
-    _write_atomically(Path(path), model.getvalue())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomic(path, lambda file: file.write(model.getvalue()))
 
 
 def _require_file(path: str | Path) -> None:

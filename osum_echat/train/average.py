@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from osum_echat.errors import CheckpointError
-from osum_echat.train.checkpoint import RunDir, load_state_dict, write_atomic
+from osum_echat.files import write_atomic, write_text
+from osum_echat.train.checkpoint import RunDir, load_state_dict
 from osum_echat.train.metrics import read_metrics
 
 
@@ -59,5 +60,5 @@ def average_run(run: RunDir, num: int, best: bool) -> Path:
     inputs = [{"file": run.weights(step).name, "step": step, "dev_loss": losses.get(step)} for step in steps]
     side = {"mean_of": inputs, "chosen_by": "lowest dev loss" if best else "newest"}
     write_atomic(path, lambda file: torch.save(weights, file))
-    write_atomic(path.with_suffix(".yaml"), lambda file: file.write(yaml.safe_dump(side, sort_keys=False).encode()))
+    write_text(path.with_suffix(".yaml"), yaml.safe_dump(side, sort_keys=False))
     return path

@@ -7,44 +7,23 @@ and is not resumed from. Everything loads with `weights_only=True`. Left out: op
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
 from torch import nn
 
 from osum_echat.errors import CheckpointError
+from osum_echat.files import write_atomic, write_text
 from osum_echat.model.build import matches_prefix
 
 STEP_NAME = re.compile(r"step_(\d+)\.pt")
-
-
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file completely or not at all: a temporary beside it, synced, renamed over it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write into RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise CheckpointError(
-            f"could not write {path}: {cause.strerror or cause}. Files written earlier are unchanged. "
-            "Free some space (or lower train.keep_last) and start the same command again: it goes on from the last checkpoint."
-        ) from error
 
 
 def load_file(path: Path) -> Any:
@@ -149,7 +128,7 @@ class RunDir:
         """Write a step, then drop what is older than the newest `keep`."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.weights(step), lambda file: torch.save(dict(weights), file))
-        write_atomic(self.side(step), lambda file: file.write(yaml.safe_dump(dict(side), sort_keys=False).encode()))
+        write_text(self.side(step), yaml.safe_dump(dict(side), sort_keys=False))
         write_atomic(self.trainer_state(step), lambda file: torch.save(dict(state), file))
         self._rotate(step, keep)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from osum_echat.train.checkpoint import write_atomic
+from osum_echat.files import write_text
 
 
 def describe_environment(seed: int, step: int, world: int, device: torch.device) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def write_environment(path: Path, facts: dict[str, Any]) -> None:
     """Write the facts of the newest start flat, and all starts under `starts`."""
     starts = json.loads(path.read_text(encoding="utf-8")).get("starts", []) if path.exists() else []
     text = json.dumps({**facts, "starts": [*starts, facts]}, indent=1)
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def _cpu_name() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from osum_echat.train.checkpoint import write_atomic
+from osum_echat.files import write_text
 
 
 def hash_keys(keys: Iterable[str]) -> int:
@@ -51,7 +51,7 @@ def truncate_metrics(path: Path, step: int, epoch: int) -> None:
         rows = (row for row in read_metrics(path) if row["step"] <= step)
         kept = itertools.takewhile(lambda row: row["split"] != "epoch" or row["epoch"] < epoch, rows)
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_atomic(path, lambda file: file.write(text.encode()))
+        write_text(path, text)
 
 
 class MetricsWriter:

@@ -205,8 +205,9 @@ class Trainer:
             self.position.loader = loader.state_dict()
             self._periodic()
             if fetched.stop or (self.stop.asked and self.engine.world == 1):  # several ranks must agree: they stop one step later
-                return self._done()
-        return True
+                break
+        self._report_epoch(loader, "so far")
+        return self._done()
 
     def _fetch(self, batches: Iterator[TrainBatch]) -> Fetched:
         begin = time.monotonic()
@@ -232,7 +233,8 @@ class Trainer:
         )
         return Fetched(micro, *self.engine.sum_counts(counts))
 
-    def _end_epoch(self, loader: Loader) -> None:
+    def _report_epoch(self, loader: Loader, state_of_it: str) -> int:
+        """What was read and dropped, for the log and metrics.jsonl; returns the steps of the epoch."""
         position = self.position
         steps = position.step - position.epoch_start
         tally = Tally()
@@ -241,7 +243,12 @@ class Trainer:
         row = {"step": position.step, "split": "epoch", "epoch": position.epoch, "steps": steps, "read": tally.num_read}
         fill = position.tokens / (position.batches * self.train.max_tokens)
         self.writer.row({**row, "drops": tally.drops, "batches": position.batches, "fill": round(fill, 4)})
-        self.status.log(f"epoch {position.epoch} done: {steps} steps, batches {fill:.1%} full; {tally.table()}")
+        self.status.log(f"epoch {position.epoch} {state_of_it}: {steps} steps, batches {fill:.1%} full; {tally.table()}")
+        return steps
+
+    def _end_epoch(self, loader: Loader) -> None:
+        position = self.position
+        steps = self._report_epoch(loader, "done")
         self.position = Position(position.step, position.epoch + 1, position.step)
         if self.train.max_epochs:
             total = position.step + steps * (self.train.max_epochs - position.epoch - 1)

@@ -107,7 +107,7 @@ if stage 1 "text tokenizer and backbones"; then
   if [ ! -e "$data/tokenizer.model" ]; then
     python "$tools/train_tokenizer.py" --list "$data/train_text.list" "$data/train_asr.list" --prompts mini --out "$data/tokenizer.model"
   fi
-  data_type=raw train_model 1_backbone "" train_words train_text train_asr # shards come later
+  data_type=raw train_model 1_backbone "" train_words train_text train_asr_p # shards come later
 fi
 
 if stage 2 "speech tokens"; then log "nothing to do yet: speech tokens arrive with speech generation (stage 5)"; fi
@@ -130,8 +130,9 @@ if stage 4 "understanding"; then
   train_model 1a_align "$exp/1_backbone/final.pt" train_asr
   train_model 1b_asr_p "$exp/1a_align/final.pt" train_asr train_asr_p
   train_model 1c_only_p "$exp/1b_asr_p/final.pt" train_asr train_asr_p
-  for label in gender age emotion event; do # 1c has never seen two labels in one answer, so each is asked for by itself
-    decode_with "$exp/1c_only_p" "$data/train_asr_p.list" "$label" "$exp/1c_only_p/pseudo/$label"
+  for label in emotion event; do # each is missing in half of the rows
+    grep -v "\"$label\": " "$data/train_asr_p.list" >"$data/train_no_$label.list"
+    decode_with "$exp/1c_only_p" "$data/train_no_$label.list" "$label" "$exp/1c_only_p/pseudo/$label"
   done
   if ! python -m osum_echat.bin.pseudo_label --list "$data/train_asr_p.list" --decoded "$exp"/1c_only_p/pseudo/* --out "$data/train_full.list"; then
     if [ "$preset" != smoke ]; then exit 1; fi # the reason stands above

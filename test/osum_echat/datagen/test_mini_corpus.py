@@ -12,7 +12,7 @@ import soundfile
 from osum_echat.bin.make_mini_corpus import main
 from osum_echat.datagen.grammar import split_of
 from osum_echat.datagen.mini_corpus import MiniSettings, make_plans
-from osum_echat.datagen.mini_lists import SINGLE_TASKS, make_mini_corpus
+from osum_echat.datagen.mini_lists import TRAIN_TASKS, make_mini_corpus
 from osum_echat.datagen.mini_text import PAUSE
 from osum_echat.errors import DataError
 from osum_echat.tasks.task import TASKS
@@ -86,13 +86,16 @@ def test_labels_are_balanced_and_say_nothing_about_each_other_or_the_words() -> 
             assert max(map(abs, excess)) < 4.5, (left, right)
 
 
-def test_training_rows_tell_one_label_and_test_rows_tell_all(corpus: Path) -> None:
+def test_training_rows_tell_some_labels_and_test_rows_tell_all(corpus: Path) -> None:
     rows = _read(corpus / "train_asr_p.list")
-    assert set(Counter(row.task for row in rows).values()) == {4}
+    assert set(Counter(row.task for row in rows).values()) == {8}
     for row in rows:
         known = {name for name in ("age", "gender", "event", "emotion") if getattr(row, name) is not None}
-        assert row.task in SINGLE_TASKS
-        assert known == {row.task.removeprefix("asr_")}
+        assert row.task in TRAIN_TASKS
+        assert known == {"age", "gender", row.task.rpartition("_")[2]}
+    for row in _read(corpus / "train_words.list"):
+        assert (row.gender, row.age) == (None, None) if row.task == "asr" else row.gender and row.age
+        assert row.emotion is None and row.event is None and 1 <= len(row.txt.split()) <= 3
     for row in _read(corpus / "test.list"):
         assert row.task == "asr_p"
         for name in ("age", "gender", "event", "emotion"):
@@ -142,12 +145,11 @@ def test_text_rows_ask_for_a_part_of_what_they_hold(corpus: Path) -> None:
 
 
 def test_the_command_reports_and_fails_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["--out", str(tmp_path / "c"), "--train", "2", "--dev", "0", "--test", "2", "--rows_per_utt", "4"]
+    base = ["--out", str(tmp_path / "c"), "--train", "2", "--dev", "0", "--test", "2"]
     assert main(base) == 0
     assert "train: utterances 2" in capsys.readouterr().out
     rows = _read(tmp_path / "c" / "train_asr_p.list")
-    assert len({row.key for row in rows}) == 8
-    assert Counter(row.task for row in rows) == dict.fromkeys(SINGLE_TASKS, 2)
+    assert Counter(row.task for row in rows) == dict.fromkeys(TRAIN_TASKS, 1)
     assert json.loads((tmp_path / "c" / "summary.json").read_text())["dev"]["utterances"] == 0
     assert main([*base, "--seed", "1"]) == 2
     assert "seed: has 777, wanted 1" in " ".join(capsys.readouterr().err.split())

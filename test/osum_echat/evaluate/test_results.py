@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from osum_echat.errors import DataError
+from osum_echat.errors import DataError, UserError
 from osum_echat.evaluate.bootstrap import Interval
 from osum_echat.evaluate.results import Score, markdown_table, merge_results, read_results
-from osum_echat.generate.files import write_atomic
+from osum_echat.files import write_text
 
 
 def test_merge_keeps_other_keys_and_replaces_its_own(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        write_atomic(path, "new")
+    with pytest.raises(UserError, match="No space"):
+        write_text(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

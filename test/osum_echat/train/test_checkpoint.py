@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from osum_echat.errors import CheckpointError
-from osum_echat.train import checkpoint
+from osum_echat import files
+from osum_echat.errors import CheckpointError, UserError
 from osum_echat.train.checkpoint import RunDir, load_file, load_weights, weights_on_cpu
 
 
@@ -36,8 +36,8 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, failing):
         if len(calls) == failing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fsync)
-    with pytest.raises(CheckpointError, match=r"could not write .*step_2.*No space left on device.*Free some space"):
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with pytest.raises(UserError, match=r"could not write .*step_2.*No space left on device.*Free some space"):
         save(run, 2)
     assert run.resumable() == 1 and load_file(run.trainer_state(1))["step"] == 1
     assert torch.equal(load_file(run.weights(1))["weight"], torch.full((4,), 1.0)) and not list(tmp_path.glob("*.tmp"))
@@ -55,7 +55,7 @@ def test_really_full_disk(tmp_path):
     try:
         run = RunDir(disk)
         save(run, 1)
-        with pytest.raises(CheckpointError, match="No space left on device"):
+        with pytest.raises(UserError, match="No space left on device"):
             save(run, 2, size=200_000)
         assert_only_step(run, 1)
     finally:
