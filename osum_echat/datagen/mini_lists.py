@@ -137,8 +137,8 @@ def _word_rows(rows: Sequence[Row], rng: np.random.Generator) -> Iterator[Uttera
             start, end = max(0.0, chosen[0][1] - _SEGMENT_MARGIN_S), min(row.rendered.seconds, chosen[-1][2] + _SEGMENT_MARGIN_S)
             if end - start >= _SEGMENT_MIN_S:
                 text = " ".join(word for word, _, _ in chosen)
-                span = {"start": round(start, 3), "end": round(end, 3)}
-                yield replace(_utterance(row, task), key=f"{row.plan.key}-{number}", txt=text, words=None, extra={}, **span)
+                part = replace(_utterance(row, task), key=f"{row.plan.key}-{number}", txt=text, words=None, extra={})
+                yield replace(part, start=round(start, 3), end=round(end, 3))
 
 
 def _write_kaldi(folder: Path, rows: Sequence[Row]) -> None:

@@ -144,7 +144,8 @@ class Trainer:
     def run(self) -> RunResult:
         """Train to the end or to a signal."""
         begin = self.position.step
-        writer = MetricsWriter(self.run_dir.path, begin, self.position.epoch, enabled=self.engine.is_main)
+        epoch = self.position.epoch + self._done()  # the report of an epoch that goes on now is written again
+        writer = MetricsWriter(self.run_dir.path, begin, epoch, enabled=self.engine.is_main)
         with StopRequest() as stop, StatusLine(self.console, self.train.max_steps, begin) as status:
             self.stop, self.status, self.writer = stop, status, writer
             try:
