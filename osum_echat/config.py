@@ -213,7 +213,7 @@ class VocoderLossConfig(Section):
 
     mel_weight: float = Field(45.0, ge=0, description="Weight of the L1 distance of log-mel spectrograms over the full band.")
     stft_weight: float = Field(1.0, ge=0, description="Weight of the multi-resolution STFT loss (arXiv:1910.11480).")
-    stft_sizes: list[Annotated[int, Field(ge=16)]] = Field([512, 1024, 2048], min_length=1, description="Its windows; the hop is a quarter.")
+    stft_sizes: list[Annotated[int, Field(ge=16)]] = Field([512, 1024, 2048], min_length=1, description="Its windows, hop a quarter.")
     f0_weight: float = Field(1.0, ge=0, description="Weight of the mean error of the predicted pitch in Hz.")
     adversarial: AdversarialConfig | None = Field(None, description="Adversarial training; null for none.")
 

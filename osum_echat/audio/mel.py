@@ -3,7 +3,7 @@
 The recipe of Matcha-TTS (https://arxiv.org/abs/2309.03199) and HiFi-GAN (https://arxiv.org/abs/2010.05646): the ends are reflected by
 (n_fft - hop) / 2 samples, so that frame f is centred on its own hop, [f * hop, (f + 1) * hop); a periodic Hann window of n_fft samples;
 the magnitude (not the power) through Slaney filters; a natural logarithm with a floor of 1e-5. Nothing depends on the rest of the
-utterance beyond the window. The 16 kHz features of the encoder are in features.py; streaming features are left out, only output is streamed.
+utterance beyond the window. The 16 kHz features of the encoder are in features.py. Left out: streaming, since only output is streamed.
 
 Shape legend: B utterances, S samples, F frames, M mel bins, K Fourier bins.
 """

@@ -5,8 +5,8 @@ pitch f0 has the phase 2 pi h (p + f0 n / rate) + offset_h at sample n = 1, 2, â
 have accumulated. p is carried in float64, modulo 1: the sines of the tenth minute are as exact as those of the first second, and a stream
 that is cut anywhere goes on in phase. The offsets are drawn once per stream; the fundamental's is zero.
 
-Noise of a request comes from its own generator, one draw of fixed size per frame: it depends neither on the pieces the stream comes in nor on
-the other streams of the batch. In training (no generators) it comes from torch's global generator.
+Noise of a request comes from its own generator, one draw of fixed size per frame: it depends neither on the pieces the stream comes in
+nor on the other streams of the batch. In training (no generators) it comes from torch's global generator.
 
 Shape legend: B streams, F mel frames, N sines (fundamental and harmonics), S samples.
 
@@ -60,7 +60,8 @@ class HarmonicSource(nn.Module):
             voiced_BF11 = (f0_BF > self.voiced_hz).to(sines_BFSN.dtype)[..., None, None]
             noise_std = voiced_BF11 * self.noise_std + (1.0 - voiced_BF11) * self.sine_amp / 3.0
             sines_BFSN = sines_BFSN * (voiced_BF11 * self.sine_amp) + noise_std * self._noise(sines_BFSN, state.generators)
-        return torch.tanh(self.l_linear(sines_BFSN.flatten(1, 2))).transpose(1, 2), state
+        mixed_BS1 = self.l_linear(sines_BFSN.flatten(1, 2).to(self.l_linear.weight.dtype))
+        return torch.tanh(mixed_BS1).transpose(1, 2), state
 
     def _sines(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
         step_BF = f0_BF.double() / self.sample_rate

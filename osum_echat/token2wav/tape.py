@@ -1,9 +1,9 @@
 """Convolutions that run over a whole signal or over its pieces with exactly the same result.
 
-A layer is called with a ``Tape``. For a whole signal the tape is ``WHOLE`` and nothing is kept. For a stream, every layer takes what it kept
-of the previous push from the tape and puts down what the next one needs; layers always run in the same order, so the state of a whole
-network is one flat tuple of tensors, a value that a caller owns. A layer that looks ahead hands out only what can no longer change (maybe
-nothing), and ``last`` makes it hand out the rest: nothing is recomputed, nothing is cross-faded.
+A layer is called with a ``Tape``. For a whole signal the tape is ``WHOLE`` and nothing is kept. For a stream, every layer takes what it
+kept of the previous push from the tape and puts down what the next one needs; layers always run in the same order, so the state of a
+whole network is one flat tuple of tensors, a value that a caller owns. A layer that looks ahead hands out only what can no longer change
+(maybe nothing), and ``last`` makes it hand out the rest: no network output is computed twice, nothing is cross-faded.
 
 Shape legend: B streams, C channels, T time steps of whatever rate, N samples of a Fourier window, K its bins.
 
@@ -146,7 +146,7 @@ class StreamConvTranspose1d(nn.ConvTranspose1d):
         self.before = (kernel_size - 1 - self.cut) // rate  # input steps before and after its own that an output block depends on
         self.after = math.ceil(self.cut / rate)
 
-    def forward(self, x_BCT: Tensor, tape: Tape = WHOLE, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, x_BCT: Tensor, tape: Tape = WHOLE) -> Tensor:  # type: ignore[override]
         rate = self.stride[0]
         x_BCT = tape.window(x_BCT, self.before, self.after, self.before + self.after + 1)
         if x_BCT.shape[2] == 0:

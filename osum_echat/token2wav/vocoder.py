@@ -1,13 +1,13 @@
 """HiFT-style vocoder: log-mel to samples through a pitch predictor, a harmonic-plus-noise source and an inverse Fourier transform.
 
-Architecture of HiFTNet (https://arxiv.org/abs/2309.09493) in the sizes of CosyVoice (https://arxiv.org/abs/2407.05407): the mel goes through
-upsampling stages of residual blocks with Snake (https://arxiv.org/abs/2006.08195); each stage adds the Fourier transform of the source at its
-own rate; the last layer's output is a log magnitude and a phase, which one iSTFT turns into samples. With the published sizes the parameters
-have the published names and shapes.
+Architecture of HiFTNet (https://arxiv.org/abs/2309.09493) in the sizes of CosyVoice (https://arxiv.org/abs/2407.05407): the mel goes
+through upsampling stages of residual blocks with Snake (https://arxiv.org/abs/2006.08195); each stage adds the Fourier transform of the
+source at its own rate; the last layer's output is a log magnitude and a phase, which one iSTFT turns into samples. With the published
+sizes the parameters have the published names and shapes.
 
-One code path serves whole utterances and streams (tape.py): ``push`` hands out every sample that later frames cannot change, ``flush`` the
-rest, together exactly what ``forward`` gives. Streams of a batch move in step. The non-causal network looks about 20 frames ahead; ``causal``
-convolutions look back only, and the output is then behind its mel by less than a hop.
+One code path serves whole utterances and streams (tape.py): ``push`` hands out every sample that later frames cannot change, ``flush``
+the rest, together exactly what ``forward`` gives. Streams of a batch move in step. The non-causal network looks about 19 frames ahead;
+``causal`` convolutions look back only, and the output is then behind its mel by less than a hop.
 
 Shape legend: B utterances or streams, F mel frames, M mel bins, S samples, C channels, T time steps of a stage, K Fourier bins.
 
@@ -125,9 +125,7 @@ class Vocoder(nn.Module):
         self.conv_post = weight_norm(StreamConv1d(channels, cfg.istft_n_fft + 2, 7, cfg.causal))
         self.apply(_init_weights)
 
-    def forward(
-        self, mel_BFM: Tensor, f0_BF: Tensor | None = None, generators: Sequence[torch.Generator] | None = None
-    ) -> VocoderOutput:
+    def forward(self, mel_BFM: Tensor, f0_BF: Tensor | None = None, generators: Sequence[torch.Generator] | None = None) -> VocoderOutput:
         """Whole utterances of equal length.
 
         Args:
@@ -223,9 +221,8 @@ def _check_hop(cfg: VocoderConfig, mel: MelConfig) -> None:
 
 def _init_weights(module: nn.Module) -> None:
     """Small normal weights in the residual blocks and upsamplings, as in HiFi-GAN (https://arxiv.org/abs/2010.05646)."""
+    convs = [module] if isinstance(module, nn.ConvTranspose1d) else []
     if isinstance(module, ResBlock):
         convs = [*module.convs1, *module.convs2]
-    else:
-        convs = [module] if isinstance(module, nn.ConvTranspose1d) else []
     for conv in convs:
         conv.weight = torch.randn_like(conv.weight) * 0.01  # through the weight norm's inverse
