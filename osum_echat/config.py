@@ -203,7 +203,7 @@ class AdversarialConfig(Section):
 
     periods: list[Annotated[int, Field(gt=1)]] = Field([2, 3, 5, 7, 11], min_length=1, description="Periods of the period discriminators.")
     num_scales: Positive = Field(3, description="Scale discriminators; each sees half the sample rate of the one before.")
-    channels: Annotated[int, Field(ge=16, multiple_of=16)] = Field(1024, description="Widest layer of the discriminators.")
+    channels: Annotated[int, Field(ge=128, multiple_of=128)] = Field(1024, description="Widest layer of the discriminators.")
     weight: float = Field(1.0, ge=0, description="Weight of the adversarial loss of the vocoder.")
     feature_weight: float = Field(2.0, ge=0, description="Weight of feature matching.")
 
@@ -216,6 +216,19 @@ class VocoderLossConfig(Section):
     stft_sizes: list[Annotated[int, Field(ge=16)]] = Field([512, 1024, 2048], min_length=1, description="Its windows, hop a quarter.")
     f0_weight: float = Field(1.0, ge=0, description="Weight of the mean error of the predicted pitch in Hz.")
     adversarial: AdversarialConfig | None = Field(None, description="Adversarial training; null for none.")
+
+
+class VocoderTrainConfig(Section):
+    """Training of the vocoder on random segments of recordings."""
+
+    segment_frames: Positive = Field(50, description="Mel frames of a segment.")
+    batch_size: Positive = Field(16, description="Segments per step.")
+    lr: float = Field(2e-4, gt=0, description="Learning rate of the vocoder and of the discriminators.")
+    betas: tuple[Probability, Probability] = Field((0.8, 0.99), description="Decay of the two moments of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
+    lr_decay: float = Field(0.9999, gt=0, le=1, description="Factor on the learning rate after each step.")
+    clip: float = Field(10.0, gt=0, description="Largest norm of a gradient.")
+    loss: VocoderLossConfig = Field(default_factory=VocoderLossConfig, description="What is minimised.")
 
 
 class SourceConfig(Section):

@@ -123,7 +123,6 @@ class Vocoder(nn.Module):
             for size in cfg.resblock_kernels:
                 self.resblocks.append(ResBlock(channels, size, cfg.resblock_dilations, cfg.causal))
         self.conv_post = weight_norm(StreamConv1d(channels, cfg.istft_n_fft + 2, 7, cfg.causal))
-        self.apply(_init_weights)
 
     def forward(self, mel_BFM: Tensor, f0_BF: Tensor | None = None, generators: Sequence[torch.Generator] | None = None) -> VocoderOutput:
         """Whole utterances of equal length.
@@ -217,12 +216,3 @@ def _check_hop(cfg: VocoderConfig, mel: MelConfig) -> None:
         )
     if mel.hop <= cfg.istft_n_fft // 2:
         raise ConfigError(f"vocoder: istft_n_fft {cfg.istft_n_fft} needs a mel hop above {cfg.istft_n_fft // 2}, got {mel.hop}")
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Small normal weights in the residual blocks and upsamplings, as in HiFi-GAN (https://arxiv.org/abs/2010.05646)."""
-    convs = [module] if isinstance(module, nn.ConvTranspose1d) else []
-    if isinstance(module, ResBlock):
-        convs = [*module.convs1, *module.convs2]
-    for conv in convs:
-        conv.weight = torch.randn_like(conv.weight) * 0.01  # through the weight norm's inverse
