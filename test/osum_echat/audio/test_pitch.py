@@ -1,10 +1,13 @@
 """Pitch tracking on sounds whose pitch is known, on noise and silence, and its best path against exhaustive search."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from osum_echat.audio.io import read_audio
 from osum_echat.audio.pitch import _best_path, track_pitch
 from osum_echat.errors import DataError
 
@@ -85,3 +88,14 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(DataError) as nan:
         track_pitch(np.full(1000, np.nan), RATE, HOP)
     assert nan.value.reason == "nan_audio"
+
+
+def test_men_speak_lower_than_women(real_data: Path) -> None:
+    rows = [json.loads(line) for line in (real_data / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    medians: dict[str, list[float]] = {"male": [], "female": []}
+    for row in [row for row in rows if row["wav"].startswith("emotion_emodb") and row.get("gender") in medians][::10]:
+        f0_F = track_pitch(read_audio(str(real_data / row["wav"]), rate=RATE), RATE, HOP)
+        assert 0.2 < (f0_F > 0).mean() < 0.9
+        medians[row["gender"]].append(float(np.median(f0_F[f0_F > 0])))
+    assert len(medians["male"]) > 2 and len(medians["female"]) > 2
+    assert 90 < np.median(medians["male"]) < 165 < np.median(medians["female"]) < 330
