@@ -144,6 +144,7 @@ class Vocoder(nn.Module):
         """A batch of fresh streams, one for each generator; a generator belongs to one stream and is drawn from by ``push``."""
         return VocoderState(None, self.m_source.init_state(len(generators), generators))
 
+    @torch.no_grad()
     def push(self, mel_BFM: Tensor, state: VocoderState) -> tuple[Tensor, VocoderState]:
         """The samples that are final after these frames, maybe none; never touches ``state`` except for its generators."""
         self._check_mel(mel_BFM, state.source.phase_B.shape[0])
@@ -151,6 +152,7 @@ class Vocoder(nn.Module):
             return mel_BFM.new_zeros(mel_BFM.shape[0], 0), state
         return self._step(mel_BFM, state, last=False)
 
+    @torch.no_grad()
     def flush(self, state: VocoderState) -> Tensor:
         """The rest of the streams, (B, S): all pushes and this one together are frames * hop samples."""
         mel_BFM = self.conv_pre.bias.new_zeros(state.source.phase_B.shape[0], 0, self.num_mels)

@@ -63,8 +63,9 @@ def test_phase_is_exact_after_ten_minutes() -> None:
     assert abs(walked.phase_B.item() - float((step * 3000).remainder(1.0))) < 1e-9
 
 
-def test_cut_anywhere_it_goes_on_in_phase_and_with_the_same_noise() -> None:
-    module = source(noise_std=0.003)
+@pytest.mark.parametrize("hop", [HOP, 105])  # torch draws normal numbers in blocks of 16: 4 x 105 is no multiple
+def test_cut_anywhere_it_goes_on_in_phase_and_with_the_same_noise(hop: int) -> None:
+    module = HarmonicSource(VocoderConfig(num_harmonics=3), RATE, hop)
     f0_BF = torch.tensor([[0.0, 120, 121, 0, 0, 250, 240, 230, 5, 180]])
     whole, _ = module(f0_BF, module.init_state(1, generators(3)))
     for cuts in ([1] * 10, [3, 0, 6, 1], [9, 1]):
@@ -73,7 +74,7 @@ def test_cut_anywhere_it_goes_on_in_phase_and_with_the_same_noise() -> None:
             samples, state = module(piece, state)
             pieces.append(samples)
         torch.testing.assert_close(torch.cat(pieces, 2), whole, atol=1e-6, rtol=0)
-    jumps = whole[0, 0].diff().abs()[6 * HOP : 8 * HOP]  # inside voiced frames, over their borders
+    jumps = whole[0, 0].diff().abs()[6 * hop : 8 * hop]  # inside voiced frames, over their borders
     assert jumps.max() < 0.1
 
 

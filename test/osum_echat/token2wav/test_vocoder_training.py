@@ -160,23 +160,15 @@ def test_discriminators_are_trained_against_the_vocoder() -> None:
     assert shown["judge"] < first
 
 
-def test_the_vocoders_step_does_not_move_the_discriminators() -> None:
+def test_the_vocoders_step_leaves_no_gradient_in_the_discriminators() -> None:
     trainer = make_trainer(train_config(JUDGED))
     assert trainer.discriminators is not None and trainer.judge_optimizer is not None
-    for group in trainer.judge_optimizer.param_groups:
-        group["weight_decay"] = 0.0
-    batch = draw_segments([make_example(voice(), MelSpectrogram(MEL), 40)] * 2, 40, np.random.default_rng(0))
-    trainer.step(batch)
-    with torch.no_grad():
-        output = trainer.vocoder(batch.mel_BFM, batch.f0_BF)
-        verdicts = trainer.discriminators(batch.samples_BS), trainer.discriminators(output.samples_BS)
-    grads = [parameter.grad.clone() for parameter in trainer.discriminators.parameters() if parameter.grad is not None]
-    output = trainer.vocoder(batch.mel_BFM, batch.f0_BF)
-    total, parts = trainer.loss(output, batch.samples_BS, batch.f0_BF, *verdicts)
-    assert {"adversarial", "features"} <= set(parts) and total.requires_grad
-    trainer._update(trainer.vocoder, trainer.optimizer, total)
-    for old, parameter in zip(grads, trainer.discriminators.parameters(), strict=True):
-        assert torch.equal(old, parameter.grad)
+    judges = list(trainer.discriminators.parameters())
+    own: list[Tensor] = []
+    trainer.judge_optimizer.register_step_post_hook(lambda *_: own.extend(judge.grad.clone() for judge in judges))
+    trainer.step(draw_segments([make_example(voice(), MelSpectrogram(MEL), 40)] * 2, 40, np.random.default_rng(0)))
+    assert len(own) == len(judges)
+    assert all(torch.equal(grad, judge.grad) and judge.requires_grad for grad, judge in zip(own, judges, strict=True))
 
 
 @pytest.mark.parametrize("loss", [None, JUDGED], ids=["plain", "adversarial"])
