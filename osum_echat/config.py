@@ -142,6 +142,95 @@ class ModelConfig(Section):
         return self
 
 
+class MelConfig(Section):
+    """Log-mel spectrogram that token2wav predicts and the vocoder reads (1 frame per hop)."""
+
+    sample_rate: Positive = Field(24000, description="Sample rate of generated speech in Hz.")
+    num_mels: Positive = Field(80, description="Mel bins.")
+    n_fft: Positive = Field(1920, description="Samples of the window and of the Fourier transform.")
+    hop: Positive = Field(480, description="Samples per frame.")
+    low_hz: float = Field(0.0, ge=0, description="Lower edge of the lowest mel filter.")
+    high_hz: float | None = Field(8000.0, gt=0, description="Upper edge of the highest mel filter; null for half the sample rate.")
+
+    @model_validator(mode="after")
+    def _check(self) -> MelConfig:
+        if self.n_fft <= self.hop or (self.n_fft - self.hop) % 2:
+            raise ValueError(f"n_fft - hop must be positive and even, got n_fft {self.n_fft} and hop {self.hop}")
+        high_hz = self.sample_rate / 2 if self.high_hz is None else self.high_hz
+        if not self.low_hz < high_hz <= self.sample_rate / 2:
+            raise ValueError(f"expected low_hz < high_hz <= {self.sample_rate / 2:g} (half the sample rate), got {self.low_hz}, {high_hz}")
+        return self
+
+
+class VocoderConfig(Section):
+    """HiFT-style vocoder: mel to waveform. The product of `upsample_rates` and `istft_hop` is the hop of the mel."""
+
+    causal: bool = Field(False, description="Convolutions look back only: streaming without delay, at some cost in quality.")
+    channels: Positive = Field(512, description="Channels behind the first convolution; halved at each upsampling.")
+    upsample_rates: list[Positive] = Field([8, 5, 3], min_length=1, description="Factor of each upsampling stage.")
+    upsample_kernels: list[Positive] = Field([16, 11, 7], description="Kernel of each upsampling; between 1 and 3 times its rate.")
+    resblock_kernels: list[Positive] = Field([3, 7, 11], min_length=1, description="Kernels of the parallel residual blocks of a stage.")
+    resblock_dilations: list[Positive] = Field([1, 3, 5], min_length=1, description="Dilations inside a residual block.")
+    source_kernels: list[Positive] = Field([7, 7, 11], description="Kernel of the residual block on the source, per stage.")
+    istft_n_fft: Positive = Field(16, description="Fourier transform of the output; an even multiple of `istft_hop`.")
+    istft_hop: Positive = Field(4, description="Hop of that transform.")
+    num_harmonics: NonNegative = Field(8, description="Harmonics of the source above the fundamental.")
+    sine_amp: float = Field(0.1, gt=0, description="Amplitude of each sine of the source.")
+    noise_std: float = Field(0.003, ge=0, description="Noise added to voiced parts of the source; unvoiced parts get `sine_amp / 3`.")
+    voiced_hz: float = Field(10.0, gt=0, description="A frame whose pitch is above this is voiced.")
+    f0_channels: Positive = Field(512, description="Channels of the pitch predictor.")
+
+    @model_validator(mode="after")
+    def _check(self) -> VocoderConfig:
+        stages = len(self.upsample_rates)
+        for name, values in (("upsample_kernels", self.upsample_kernels), ("source_kernels", self.source_kernels)):
+            if len(values) != stages:
+                raise ValueError(f"{name} needs {stages} values, one for each of upsample_rates, got {len(values)}")
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernels, strict=True):
+            if not rate <= kernel < 3 * rate or (kernel - rate) % 2:
+                raise ValueError(f"upsample_kernels: {kernel} for rate {rate}; the kernel is rate + an even number, below 3 x rate")
+        if any(kernel % 2 == 0 for kernel in (*self.resblock_kernels, *self.source_kernels)):
+            raise ValueError(f"resblock_kernels and source_kernels must be odd, got {self.resblock_kernels} and {self.source_kernels}")
+        if self.channels % 2**stages:
+            raise ValueError(f"channels must be a multiple of {2**stages} for {stages} upsampling stages, got {self.channels}")
+        if self.istft_n_fft % (2 * self.istft_hop):
+            raise ValueError(f"istft_n_fft must be an even multiple of istft_hop, got {self.istft_n_fft} and {self.istft_hop}")
+        return self
+
+
+class AdversarialConfig(Section):
+    """Adversarial training of the vocoder with period and scale discriminators (arXiv:2010.05646)."""
+
+    periods: list[Annotated[int, Field(gt=1)]] = Field([2, 3, 5, 7, 11], min_length=1, description="Periods of the period discriminators.")
+    num_scales: Positive = Field(3, description="Scale discriminators; each sees half the sample rate of the one before.")
+    channels: Annotated[int, Field(ge=128, multiple_of=128)] = Field(1024, description="Widest layer of the discriminators.")
+    weight: float = Field(1.0, ge=0, description="Weight of the adversarial loss of the vocoder.")
+    feature_weight: float = Field(2.0, ge=0, description="Weight of feature matching.")
+
+
+class VocoderLossConfig(Section):
+    """What vocoder training minimises."""
+
+    mel_weight: float = Field(45.0, ge=0, description="Weight of the L1 distance of log-mel spectrograms over the full band.")
+    stft_weight: float = Field(1.0, ge=0, description="Weight of the multi-resolution STFT loss (arXiv:1910.11480).")
+    stft_sizes: list[Annotated[int, Field(ge=16)]] = Field([512, 1024, 2048], min_length=1, description="Its windows, hop a quarter.")
+    f0_weight: float = Field(1.0, ge=0, description="Weight of the mean error of the predicted pitch in Hz.")
+    adversarial: AdversarialConfig | None = Field(None, description="Adversarial training; null for none.")
+
+
+class VocoderTrainConfig(Section):
+    """Training of the vocoder on random segments of recordings."""
+
+    segment_frames: Positive = Field(50, description="Mel frames of a segment.")
+    batch_size: Positive = Field(16, description="Segments per step.")
+    lr: float = Field(2e-4, gt=0, description="Learning rate of the vocoder and of the discriminators.")
+    betas: tuple[Probability, Probability] = Field((0.8, 0.99), description="Decay of the two moments of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
+    lr_decay: float = Field(0.9999, gt=0, le=1, description="Factor on the learning rate after each step.")
+    clip: float = Field(10.0, gt=0, description="Largest norm of a gradient.")
+    loss: VocoderLossConfig = Field(default_factory=VocoderLossConfig, description="What is minimised.")
+
+
 class SourceConfig(Section):
     """One data list."""
 
