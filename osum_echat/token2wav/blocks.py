@@ -72,20 +72,22 @@ class TimeUp(nn.ConvTranspose1d):
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group norm over a row's real frames, or, causal, over each frame for itself."""
+    """Group norm over a row's real frames, or, causal, over all channels of each frame for itself.
+
+    Causal frames are one group: a group of few channels without other frames beside it is close to a sign function.
+    """
 
     def __init__(self, num_groups: int, channels: int, causal: bool) -> None:
-        super().__init__(num_groups, channels)
+        super().__init__(1 if causal else num_groups, channels)
         self.causal = causal
 
     def forward(self, x_BCF: Tensor, scope: Scope) -> Tensor:  # type: ignore[override]
-        batch, channels, frames = x_BCF.shape
         if self.causal:
-            x_BFGC = x_BCF.transpose(1, 2).reshape(batch, frames, self.num_groups, -1)
-            y_BFC = F.layer_norm(x_BFGC, x_BFGC.shape[3:], eps=self.eps).flatten(2) * self.weight + self.bias
+            y_BFC = F.layer_norm(x_BCF.transpose(1, 2), (x_BCF.shape[1],), self.weight, self.bias, self.eps)
             return y_BFC.transpose(1, 2)
         if scope.mask_B1F is None:
             return super().forward(x_BCF)
+        batch, channels, frames = x_BCF.shape
         x_BGCF, mask_B11F = x_BCF.reshape(batch, self.num_groups, -1, frames), scope.mask_B1F.unsqueeze(1)
         size_B111 = mask_B11F.sum(3, keepdim=True) * (channels // self.num_groups)
         centred_BGCF = x_BGCF - (x_BGCF * mask_B11F).sum((2, 3), keepdim=True) / size_B111

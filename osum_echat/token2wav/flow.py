@@ -183,7 +183,7 @@ class Flow(nn.Module):
         prompt_BFM = torch.zeros_like(mu_BFM)
         for row, (_, mel_FM) in enumerate(prompts):
             prompt_BFM[row, : mel_FM.shape[0]] = mel_FM
-        speaker_BM = self.speaker(torch.stack([voice.speaker_S for voice in voices]).to(self.device))
+        speaker_BM = self.speaker(torch.stack([voice.speaker_S for voice in voices]))
         mel_BFM = self.solve(noise_BFM, Condition(mu_BFM, speaker_BM, prompt_BFM), scope, sampling)
         return [self.restore(mel_BFM[row, mel_FM.shape[0] : noises[row].shape[0]]) for row, (_, mel_FM) in enumerate(prompts)]
 
@@ -209,21 +209,21 @@ class Flow(nn.Module):
 
     def speaker(self, speaker_BS: Tensor) -> Tensor:
         """(B, M) from embeddings of any length; zeros stay no speaker but the bias."""
-        return self.speaker_proj(F.normalize(speaker_BS, dim=1))
+        return self.speaker_proj(F.normalize(speaker_BS.to(self.mu_proj.weight), dim=1))
 
     def prompt(self, voice: Voice) -> tuple[Tensor, Tensor]:
         """(tokens, normalised mel) of a voice on the model's device, both empty without a prompt; DataError when they do not fit."""
         cfg, ids_T, mel_FM = self.cfg, voice.prompt_tokens_T, voice.prompt_mel_FM
         frames = 0 if mel_FM is None else mel_FM.shape[0]
         if frames == 0 and ids_T.numel() == 0:
-            return self.check_tokens(ids_T), torch.zeros(0, cfg.num_mels, device=self.device)
+            return self.check_tokens(ids_T), self.no_mel()
         if mel_FM is None or 0 in (frames, ids_T.numel()) or (cfg.causal and frames != num_mel_frames(ids_T.shape[0], cfg)):
             raise DataError(
                 f"a voice prompt needs tokens and the mel of the same audio, got {ids_T.numel()} tokens and {frames} frames, "
                 f"expected {num_mel_frames(ids_T.numel(), cfg)} frames (length.fit_mel cuts them)",
                 "bad_prompt",
             )
-        return self.check_tokens(ids_T), (mel_FM.to(self.device) - cfg.mel_mean) / cfg.mel_std
+        return self.check_tokens(ids_T), (mel_FM.to(self.mu_proj.weight) - cfg.mel_mean) / cfg.mel_std
 
     def check_tokens(self, tokens_T: Tensor) -> Tensor:
         """The tokens on the model's device; DataError names the first that is not in the codebook."""
@@ -236,6 +236,10 @@ class Flow(nn.Module):
                 "token_out_of_range",
             )
         return tokens_T.long().to(self.device)
+
+    def no_mel(self) -> Tensor:
+        """(0, M)"""
+        return self.mu_proj.weight.new_zeros(0, self.cfg.num_mels)
 
     def restore(self, mel_FM: Tensor) -> Tensor:
         """Log-mel from normalised mel."""

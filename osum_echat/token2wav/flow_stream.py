@@ -55,7 +55,7 @@ def init_state(flow: Flow, voice: Voice, generator: torch.Generator, sampling: F
     state = FlowState(voice, sampling, generator.get_state(), prompt_T[:0])
     if not flow.cfg.causal:
         return state
-    speaker_1M = flow.speaker(voice.speaker_S.to(flow.device).unsqueeze(0))
+    speaker_1M = flow.speaker(voice.speaker_S.unsqueeze(0))
     state = replace(state, speaker_1M=speaker_1M, prompt_frames=prompt_FM.shape[0], estimator=((),) * sampling.num_steps)
     return _make_chunk(flow, state, prompt_T, len(prompt_T), prompt_FM)[1] if len(prompt_T) else state
 
@@ -65,7 +65,7 @@ def push(flow: Flow, tokens_T: Tensor, state: FlowState) -> tuple[Tensor, FlowSt
     """Take new tokens (any number); returns the (F, M) log-mel they complete, possibly without frames, and the next state."""
     state = replace(state, pending_T=torch.cat((state.pending_T, flow.check_tokens(tokens_T))))
     if not flow.cfg.causal:
-        return _no_mel(flow), state
+        return flow.no_mel(), state
     return _make_chunks(flow, state, keep=flow.cfg.lookahead_tokens, whole=True)
 
 
@@ -75,13 +75,13 @@ def flush(flow: Flow, state: FlowState) -> Tensor:
     if flow.cfg.causal:
         return _make_chunks(flow, state, keep=0, whole=False)[0]
     if not state.pending_T.numel():
-        return _no_mel(flow)
+        return flow.no_mel()
     return flow.synthesize([state.pending_T], [state.voice], [_generator(state.rng)], state.sampling)[0]
 
 
 def _make_chunks(flow: Flow, state: FlowState, keep: int, whole: bool) -> tuple[Tensor, FlowState]:
     """All chunks that leave ``keep`` tokens pending; a last chunk may be shorter than its hop unless ``whole``."""
-    pieces = [_no_mel(flow)]
+    pieces = [flow.no_mel()]
     while True:
         hop = state.sampling.hop_tokens if state.num_done else state.sampling.first_hop_tokens - flow.cfg.lookahead_tokens
         ready = len(state.pending_T) - keep
@@ -111,10 +111,6 @@ def _make_chunk(flow: Flow, state: FlowState, tokens_T: Tensor, size: int, promp
     memory = tuple(tuple(cache.new) for cache in estimator)
     state = replace(state, rng=generator.get_state(), encoder=tuple(encoder.new), regulator=tuple(regulator.new), estimator=memory)
     return mel_1FM[0], state
-
-
-def _no_mel(flow: Flow) -> Tensor:
-    return torch.zeros(0, flow.cfg.num_mels, device=flow.device)
 
 
 def _generator(rng: Tensor) -> torch.Generator:
