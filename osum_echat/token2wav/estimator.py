@@ -2,7 +2,8 @@
 
 The published shape (non-causal) halves the frames between levels and joins them again by transposed convolutions. The causal variant
 keeps the frame rate on every level, its convolutions look back only, its norms take one frame at a time and its attention follows a mask
-of chunks or a cache; attention needs no positions, the convolutions give them. U-Net of Matcha-TTS (https://arxiv.org/abs/2309.03199) as
+of chunks or a cache; its last block is added to what it reads, since a norm over one frame loses that frame's level and the velocity
+needs it (without this it learns several times slower). Attention needs no positions, the convolutions give them. U-Net of Matcha-TTS (https://arxiv.org/abs/2309.03199) as
 sized in CosyVoice (https://arxiv.org/abs/2407.05407), causal form after CosyVoice 2 (https://arxiv.org/abs/2412.10117).
 
 Shape legend: B rows, F mel frames, M mel bins, C channels, N heads, H head dim.
@@ -132,4 +133,5 @@ class VelocityEstimator(nn.Module):
         for stage in self.up:
             across_BCF, scope = levels.pop()
             x_BCF, _ = stage(torch.cat((x_BCF[:, :, : across_BCF.shape[2]], across_BCF), 1), time_BC, scope)
-        return self.final_proj(self.final_block(x_BCF, scope)).transpose(1, 2)
+        y_BCF = self.final_block(x_BCF, scope)
+        return self.final_proj(x_BCF + y_BCF if self.causal else y_BCF).transpose(1, 2)

@@ -46,31 +46,19 @@ RENAMES = [
 ]
 
 
-def published_shapes():
-    """Every tensor of flow.pt."""
-    shapes = {"input_embedding.weight": (4096, 512)}
+class Shapes(dict):
+    """Shapes by published names."""
 
-    def add(name, *shape, bias=True):
-        shapes[f"{name}.weight"] = shape
+    def add(self, name, *shape, bias=True):
+        self[f"{name}.weight"] = shape
         if bias:
-            shapes[f"{name}.bias"] = shape[:1]
+            self[f"{name}.bias"] = shape[:1]
 
-    def resnet(name, channels):
-        add(f"{name}.mlp.1", 256, 1024)
-        for block, width in (("block1", channels), ("block2", 256)):
-            add(f"{name}.{block}.block.0", 256, width, 3)
-            add(f"{name}.{block}.block.1", 256)
-        add(f"{name}.res_conv", 256, channels, 1)
 
-    def transformer(name):
-        for norm in ("norm1", "norm3"):
-            add(f"{name}.{norm}", 256)
-        for part in "qkv":
-            add(f"{name}.attn1.to_{part}", 512, 256, bias=False)
-        add(f"{name}.attn1.to_out.0", 256, 512)
-        add(f"{name}.ff.net.0.proj", 1024, 256)
-        add(f"{name}.ff.net.2", 256, 1024)
-
+def published_encoder():
+    """Everything of flow.pt but the estimator."""
+    shapes = Shapes({"input_embedding.weight": (4096, 512)})
+    add = shapes.add
     add("spk_embed_affine_layer", 80, 192)
     add("encoder.embed.out.0", 512, 512)
     for name in ("encoder.embed.out.1", "encoder.after_norm"):
@@ -90,7 +78,30 @@ def published_shapes():
         add(f"length_regulator.model.{i}", 80, 80, 3)
         add(f"length_regulator.model.{i + 1}", 80)
     add("length_regulator.model.12", 80, 80, 1)
-    estimator = "decoder.estimator"
+    return shapes
+
+
+def published_estimator():
+    """The estimator of flow.pt."""
+    shapes, estimator = Shapes(), "decoder.estimator"
+    add = shapes.add
+
+    def resnet(name, channels):
+        add(f"{name}.mlp.1", 256, 1024)
+        for block, width in (("block1", channels), ("block2", 256)):
+            add(f"{name}.{block}.block.0", 256, width, 3)
+            add(f"{name}.{block}.block.1", 256)
+        add(f"{name}.res_conv", 256, channels, 1)
+
+    def transformer(name):
+        for norm in ("norm1", "norm3"):
+            add(f"{name}.{norm}", 256)
+        for part in "qkv":
+            add(f"{name}.attn1.to_{part}", 512, 256, bias=False)
+        add(f"{name}.attn1.to_out.0", 256, 512)
+        add(f"{name}.ff.net.0.proj", 1024, 256)
+        add(f"{name}.ff.net.2", 256, 1024)
+
     add(f"{estimator}.time_mlp.linear_1", 1024, 320)
     add(f"{estimator}.time_mlp.linear_2", 1024, 1024)
     blocks = [("down_blocks.0", 320), ("down_blocks.1", 256), *((f"mid_blocks.{i}", 256) for i in range(12))]
@@ -115,7 +126,7 @@ def renamed(name):
 def test_published_flow_has_the_published_tensors():
     with torch.device("meta"):
         flow = Flow(FLOW_PRESETS["cosyvoice_300m_25hz"])
-    published = published_shapes()
+    published = published_encoder() | published_estimator()
     assert len(published) == 1185 and sum(math.prod(shape) for shape in published.values()) == 104_874_752
     assert sum(p.numel() for p in flow.parameters()) == 104_874_752
     ours = {name: tuple(tensor.shape) for name, tensor in flow.state_dict().items()}
@@ -291,30 +302,30 @@ def test_bad_input_is_named(flows):
 def test_it_learns_a_code_of_tokens(flows, causal):
     """Every token has its own mel column: after some steps the synthesis of unseen orders is near it, that of the start is not."""
     torch.manual_seed(0)
-    flow = Flow(flows.tiny_config(causal, sampling=flows.SAMPLING.model_copy(update={"num_steps": 6}), lookahead_tokens=1))
+    flow = Flow(flows.tiny_config(causal, sampling=flows.SAMPLING.model_copy(update={"num_steps": 6})))
     columns = torch.randn(50, 8, generator=flows.seeded(1)) * 2.5 - 5.0
-    optimizer = torch.optim.Adam(flow.parameters(), lr=4e-3)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=6e-3)
     generator = flows.seeded(2)
 
     def batch():
-        tokens = torch.randint(8, (16, 12), generator=generator)
-        frames = num_mel_frames(12, flow.cfg)
-        place = (torch.arange(frames) * 12) // frames
-        lens = torch.full((16,), 12)
-        return FlowBatch(tokens, lens, columns[tokens[:, place]], torch.full((16,), frames), torch.zeros(16, 6))
+        tokens = torch.randint(8, (12, 10), generator=generator)
+        frames = num_mel_frames(10, flow.cfg)
+        place = (torch.arange(frames) * 10) // frames
+        lens = torch.full((12,), 10)
+        return FlowBatch(tokens, lens, columns[tokens[:, place]], torch.full((12,), frames), torch.zeros(12, 6))
 
     def error():
         data = batch()
-        mel = flow.eval().synthesize(list(data.tokens_BT), [Voice(torch.zeros(6))] * 16, [flows.seeded(i) for i in range(16)])
+        mel = flow.eval().synthesize(list(data.tokens_BT), [Voice(torch.zeros(6))] * 12, [flows.seeded(i) for i in range(12)])
         flow.train()
         return (torch.stack(mel) - data.mel_BFM).abs().mean().item()
 
     before = error()
-    for _ in range(250):
+    for _ in range(150):
         data = batch()
         total, count = flow(data, flow.draw(data, generator))
         optimizer.zero_grad()
         (total / count).backward()
         optimizer.step()
     after = error()
-    assert after < 0.4 * before, (before, after)
+    assert after < 0.6 * before, (before, after)
