@@ -191,6 +191,22 @@ def test_loss_of_a_known_estimator(flows):
     assert total.item() == pytest.approx(want, rel=1e-5) and count.item() == 18 * 8
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_loss_under_autocast_is_near_and_every_parameter_learns(flows, causal):
+    flow = flows.tiny_flow(causal).train()
+    batch = flows.training_batch(flow, [23, 7, 16])
+    draws = draws_for(batch, prompt=(5, 0, 4))
+    torch.manual_seed(0)
+    want = flow(batch, draws)[0].item()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = flow(batch, draws)
+    assert total.dtype == torch.float32 and total.item() == pytest.approx(want, rel=0.03)
+    total.backward()
+    silent = [n for n, p in flow.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all() or p.grad.abs().max() == 0]
+    assert not silent, silent
+
+
 @torch.no_grad()
 def test_a_row_without_condition_sees_neither_tokens_nor_speaker_nor_prompt(flows):
     flow = flows.tiny_flow()

@@ -56,6 +56,16 @@ def test_any_pushes_give_the_offline_mel(flows, prompt, guidance, dtype):
             torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance * want.std().item())
 
 
+def test_slower_tokens_and_no_look_ahead(flows):
+    """12.5 tokens a second: four frames each."""
+    flow = flows.tiny_flow(token_rate_hz=12.5, lookahead_tokens=0).double()
+    voice, tokens_T = flows.voice(flow, 3), flows.tokens(29)
+    (want,) = flow.synthesize([tokens_T], [voice], [flows.seeded()])
+    got = stream(flow, tokens_T, voice, flows.seeded(), [8, 1, 12, 8])
+    assert [len(mel) for mel in got] == [32, 0, 40, 40, 4]
+    torch.testing.assert_close(torch.cat(got), want, rtol=1e-11, atol=1e-11)
+
+
 def test_mel_comes_at_the_hops_and_not_earlier(flows):
     flow = flows.tiny_flow()
     tokens_T = flows.tokens(40)
