@@ -218,6 +218,23 @@ def test_a_row_without_condition_sees_neither_tokens_nor_speaker_nor_prompt(flow
     assert torch.equal(flow(batch, dropped)[0], flow(batch, draws_for(batch, prompt=(3,), keep=(0.0,)))[0])
 
 
+@pytest.mark.parametrize(("causal", "frames"), [(True, 10), (False, 17)])
+@torch.no_grad()
+def test_training_shows_the_estimator_the_beginning_of_the_mel_and_the_noisy_point(flows, causal, frames):
+    flow = flows.tiny_flow(causal)
+    batch = flows.training_batch(flow, [23, 7])
+    draws, calls = draws_for(batch, prompt=(5, 0)), []
+    flow.estimator.register_forward_pre_hook(lambda module, args: calls.append(args))
+    flow(batch, draws)
+    ((point, _, _, prompt, t, _),) = calls
+    target = (batch.mel_BFM + 5.0) / 2.5
+    torch.testing.assert_close(prompt[0, :frames], target[0, :frames])
+    assert not prompt[0, frames:].any() and not prompt[1].any()
+    t_B11 = draws.t_B[:, None, None]
+    torch.testing.assert_close(point, (1 - (1 - 1e-6) * t_B11) * draws.noise_BFM + t_B11 * target)
+    assert torch.equal(t, draws.t_B)
+
+
 def test_draws_have_the_configured_rates_and_bounds(flows):
     flow = flows.tiny_flow()
     batch = flows.training_batch(flow, [20] * 4000)
