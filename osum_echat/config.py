@@ -9,6 +9,7 @@ Reading and writing files is in the second half; what a value means is in its de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -348,6 +349,99 @@ class TrainConfig(Section):
             raise ValueError("give max_epochs or max_steps (or both: the first one reached ends the run)")
         if self.schedule.kind in ("warmup_linear", "warmup_cosine") and not (self.schedule.total_steps or self.max_steps):
             raise ValueError(f"schedule.kind {self.schedule.kind} needs schedule.total_steps or max_steps")
+        return self
+
+
+# token2wav: the flow, from speech tokens to mel (not part of RunConfig: it is a model of its own).
+
+
+class TokenEncoderConfig(Section):
+    """Transformer over speech tokens with relative positions."""
+
+    width: Positive = Field(512, description="Width of the transformer.")
+    num_layers: Positive = Field(6, description="Transformer layers.")
+    num_heads: Positive = Field(8, description="Attention heads; divides `width`.")
+    ffn_width: Positive = Field(2048, description="Width of the feed-forward layers.")
+    dropout: Probability = Field(0.1, description="Dropout rate while training.")
+
+    @model_validator(mode="after")
+    def _check(self) -> TokenEncoderConfig:
+        _check_divides(self.width, self.num_heads)
+        if self.width % 2:
+            raise ValueError(f"width must be even for sinusoids, got {self.width}")
+        return self
+
+
+class EstimatorConfig(Section):
+    """Velocity estimator: residual convolutions and transformer blocks in a U."""
+
+    channels: list[Positive] = Field(
+        [256], min_length=1, description="Channels of each level; each is a multiple of 8. Non-causal: every level has half the frames."
+    )
+    num_blocks: NonNegative = Field(4, description="Transformer blocks behind each residual block.")
+    num_mid_blocks: NonNegative = Field(12, description="Residual blocks, with their transformer blocks, at the bottom.")
+    num_heads: Positive = Field(8, description="Attention heads.")
+    head_dim: Positive = Field(64, description="Width of one head.")
+    ffn_factor: Positive = Field(4, description="Width of the feed-forward layers, as a multiple of the channels.")
+
+    @model_validator(mode="after")
+    def _check(self) -> EstimatorConfig:
+        if any(width % 8 for width in self.channels):
+            raise ValueError(f"channels must be multiples of 8 (the groups of the norms), got {self.channels}")
+        return self
+
+
+class FlowSamplingConfig(Section):
+    """How mel is drawn from the flow; may differ from call to call."""
+
+    num_steps: Positive = Field(10, description="Euler steps.")
+    guidance: float = Field(0.7, ge=0, description="Weight w of classifier-free guidance: (1 + w) * conditional - w * unconditional.")
+    first_hop_tokens: Positive = Field(18, description="Tokens that must have arrived before the first mel of a stream (causal only).")
+    hop_tokens: Positive = Field(36, description="Tokens between later pieces of mel; fewer is sooner, more is cheaper (causal only).")
+
+
+class FlowConfig(Section):
+    """Conditional flow matching from speech tokens to log-mel (arXiv:2210.02747, arXiv:2407.05407)."""
+
+    causal: bool = Field(True, description="Chunk-aware causal, made for streaming; false is the published shape, which needs all tokens.")
+    codebook_size: Positive = Field(4096, description="Codes of the speech tokenizer.")
+    token_rate_hz: float = Field(25.0, gt=0, description="Speech tokens per second.")
+    sample_rate: Positive = Field(24000, description="Samples per second of the waveform the mel describes.")
+    hop: Positive = Field(480, description="Samples per mel frame; causal: a whole number of frames per token.")
+    num_mels: Positive = Field(80, description="Mel bins.")
+    mel_mean: float = Field(-5.0, description="Mean of the log-mel values; the flow works on (mel - mean) / std.")
+    mel_std: float = Field(2.5, gt=0, description="Standard deviation of the log-mel values.")
+    speaker_width: Positive = Field(192, description="Width of the speaker embedding.")
+    lookahead_tokens: NonNegative = Field(3, description="Tokens behind a chunk that it may see (causal only).")
+    left_tokens: Positive = Field(50, description="Tokens before a chunk that attention may see, beside the prompt (causal only).")
+    sigma_min: float = Field(1e-6, ge=0, lt=1, description="Standard deviation around the target at time 1.")
+    condition_drop: Probability = Field(0.2, description="Share of training rows without any condition, for guidance.")
+    prompt_rate: Rate = Field(0.5, description="Share of training rows that see the beginning of their mel.")
+    prompt_share: Probability = Field(0.3, description="Longest such beginning, as a share of the row.")
+    encoder: TokenEncoderConfig = Field(default_factory=TokenEncoderConfig, description="Token encoder.")
+    estimator: EstimatorConfig = Field(default_factory=EstimatorConfig, description="Velocity estimator.")
+    sampling: FlowSamplingConfig = Field(default_factory=FlowSamplingConfig, description="Defaults of synthesis.")
+
+    @property
+    def frames_per_token(self) -> Fraction:
+        """Mel frames per speech token."""
+        return Fraction(self.sample_rate, self.hop) / Fraction(self.token_rate_hz)
+
+    @model_validator(mode="after")
+    def _check(self) -> FlowConfig:
+        if self.causal and self.frames_per_token.denominator != 1:
+            raise ValueError(
+                f"a causal flow needs a whole number of mel frames per token, got sample_rate {self.sample_rate} / hop {self.hop} / "
+                f"token_rate_hz {self.token_rate_hz} = {float(self.frames_per_token):.4f}"
+            )
+        if self.frames_per_token < 1:
+            raise ValueError(f"fewer mel frames than tokens: sample_rate / hop must be at least token_rate_hz {self.token_rate_hz}")
+        if self.causal and self.sampling.first_hop_tokens <= self.lookahead_tokens:
+            raise ValueError(
+                f"sampling.first_hop_tokens {self.sampling.first_hop_tokens} must exceed lookahead_tokens {self.lookahead_tokens}"
+            )
+        if self.num_mels % 2:
+            raise ValueError(f"num_mels must be even, got {self.num_mels}")
         return self
 
 
