@@ -57,7 +57,7 @@ class SpeechTokenizer(nn.Module):
             for _ in range(cfg.num_layers_after)
         )
         self.after_norm = LayerNorm(width)
-        self.ctc = nn.Linear(width, cfg.frames_per_token * (NUM_BYTES + 1))
+        self.head = nn.Linear(width, cfg.frames_per_token * (NUM_BYTES + 1))
 
     def forward(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> TokenizerOutput:
         z_ND, packing = self._latents(mel_BFM, mel_lens)
@@ -67,7 +67,7 @@ class SpeechTokenizer(nn.Module):
         x_ND = x_ND + positions_LD[packing.offset_T]
         for layer in self.layers:
             x_ND = layer(x_ND, packing)
-        logits_EC = self.ctc(self.after_norm(x_ND)).view(-1, NUM_BYTES + 1)
+        logits_EC = self.head(self.after_norm(x_ND)).view(-1, NUM_BYTES + 1)
         lens = tuple(self.frames_per_token * length for length in packing.lens)
         return TokenizerOutput(logits_EC, lens, quantized.codes_N, quantized.commitment)
 
