@@ -72,9 +72,8 @@ class TranscriptEncoder:
         """Raises DataError where audio or transcript is missing; ``rng`` is not used."""
         text, waveform_S = (utterance.txt or "").strip(), utterance.waveform_S
         if waveform_S is None:
-            raise DataError(
-                f"no audio to transcribe: the row has no wav, or task {utterance.task} does not read it (`task: asr` of the source does)", "missing_audio"
-            )
+            where = f"the row has no wav, or task {utterance.task} does not read it (`task: asr` of the source does)"
+            raise DataError(f"no audio to transcribe: {where}", "missing_audio")
         if not text:
             raise DataError("needs the field 'txt', the transcript of the audio", "missing_label")
         length = num_llm_frames(len(waveform_S))
