@@ -26,8 +26,10 @@ def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     prog = "osum-echat prepare speech-tokens"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="train.yaml of the speech tokenizer's run")
-    parser.add_argument("--checkpoint", required=True, help="its weights: final.pt, avg_N.pt or step_N.pt")
+    parser.add_argument("--config", default="", help="train.yaml of the speech tokenizer's run")
+    parser.add_argument("--checkpoint", default="", help="its weights: final.pt, avg_N.pt or step_N.pt")
+    parser.add_argument("--onnx", default="", help="in place of the two: speech_tokenizer_*.onnx of a public CosyVoice model")
+    parser.add_argument("--codebook_size", type=int, default=4096, help="codes of the --onnx tokenizer (default: 4096)")
     parser.add_argument("--list", required=True, help="whose audio is tokenized")
     parser.add_argument("--data_type", choices=("raw", "shard", "combine"), default="raw", help="form of the list (default: raw)")
     parser.add_argument("--audio", choices=AUDIO_FIELDS, default="wav", help="which audio of a row (default: wav)")
@@ -53,9 +55,12 @@ def _body() -> int:
     num_jobs = args.num_jobs or (os.cpu_count() if args.device == "cpu" else 1) or 1
     if num_jobs < 1 or not 0 <= args.max_drop <= 1:
         raise UserError(f"--num_jobs {num_jobs} must be at least 1 and --max_drop {args.max_drop:g} a share between 0 and 1")
+    if bool(args.onnx) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
+        raise UserError("give the tokenizer: --config and --checkpoint of its training, or --onnx of a published one")
     settings = ExtractSettings(
-        args.config, args.checkpoint, args.list, args.data_type, args.audio, args.device, max_seconds=args.max_seconds
-    )
+        args.config, args.checkpoint, args.list, args.data_type, args.audio, args.device,
+        max_seconds=args.max_seconds, onnx=args.onnx, codebook_size=args.codebook_size,
+    )  # fmt: skip
     with Bar(Console(stderr=True), "speech tokens", "parts") as bar:
 
         def show(at: Progress) -> None:

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from osum_echat.audio.features import HOP, SAMPLE_RATE
+from osum_echat.audio.frontends import MAX_SECONDS, OnnxSpeechTokenizer
 from osum_echat.audio.io import read_audio
-from osum_echat.config import SourceConfig
 from osum_echat.data.source import SOURCES, Drop
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError, UserError
 from osum_echat.files import write_atomic, write_text
 from osum_echat.token2wav.quantizer import CodebookUsage
+from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer
 from osum_echat.train.assemble import load_speech_tokenizer
 from osum_echat.utterance import Utterance
 
@@ -46,7 +47,10 @@ _IDENTITY = "identity.json"
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """What decides the result. ``batch_seconds`` bounds a batch (an utterance that is longer has one of its own)."""
+    """What decides the result. ``batch_seconds`` bounds a batch (an utterance that is longer has one of its own).
+
+    The tokenizer is our own (``config`` and ``checkpoint``) or a published one (``onnx``, with its ``codebook_size``).
+    """
 
     config: str
     checkpoint: str
@@ -57,15 +61,13 @@ class ExtractSettings:
     rows_per_chunk: int = 100
     batch_seconds: float = 60.0
     max_seconds: float = 120.0
-
-    @property
-    def source(self) -> SourceConfig:
-        """The list that is read."""
-        return SourceConfig.model_validate({"kind": self.data_type, "list": self.list})
+    onnx: str = ""
+    codebook_size: int = 4096
 
     def identity(self) -> dict[str, Any]:
         """Equal for two runs with the same result: settings, and the files by size and time."""
-        stamps = {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in (self.config, self.checkpoint, self.list)}
+        paths = [path for path in (self.config, self.checkpoint, self.onnx, self.list) if path]
+        stamps = {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths}
         return {"format": 1, **asdict(self), "files": stamps}
 
 
@@ -94,9 +96,14 @@ class Extractor:
     def __init__(self, settings: ExtractSettings, folder: Path) -> None:
         if settings.audio not in AUDIO_FIELDS:
             raise UserError(f"audio field {settings.audio!r}: expected {' or '.join(AUDIO_FIELDS)}")
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.max_seconds = settings, folder, settings.max_seconds
         self.source = SOURCES[settings.data_type](settings.list)
-        self.model = load_speech_tokenizer(settings.config, settings.checkpoint, settings.device)
+        self.model: OnnxSpeechTokenizer | SpeechTokenizer
+        if settings.onnx:
+            self.model = OnnxSpeechTokenizer(settings.onnx, settings.codebook_size, settings.device)
+            self.max_seconds = min(self.max_seconds, MAX_SECONDS)
+        else:
+            self.model = load_speech_tokenizer(settings.config, settings.checkpoint, settings.device)
 
     @property
     def chunks(self) -> list[range]:
@@ -138,8 +145,8 @@ class Extractor:
             raise DataError(f"no {self.settings.audio} to take speech tokens from", "missing_audio")
         samples_S = read_audio(source, start, end)
         seconds = len(samples_S) / SAMPLE_RATE
-        if seconds > self.settings.max_seconds:
-            raise DataError(f"{seconds:.1f} s of audio, at most {self.settings.max_seconds:g} s are taken at once", "too_long")
+        if seconds > self.max_seconds:
+            raise DataError(f"{seconds:.1f} s of audio, at most {self.max_seconds:g} s are taken at once", "too_long")
         return self.model.log_mel(torch.from_numpy(samples_S))
 
     def _encode(self, window: list[Item]) -> list[Utterance]:
@@ -183,7 +190,7 @@ def extract(
     todo = _unfinished(folder, len(extractor.chunks), identity)
     num_made = _run(settings, folder, todo, num_processes, len(extractor.chunks), progress)
     wall = time.monotonic() - begin
-    report = {"identity": identity, **_join(folder, len(extractor.chunks), out, extractor.model.quantizer.codebook_size, max_drop)}
+    report = {"identity": identity, **_join(folder, len(extractor.chunks), out, extractor.model.codebook_size, max_drop)}
     report |= {"wall_seconds": round(wall, 2), "tokens_per_second": round(num_made / wall, 1)}  # of this start alone
     write_text(report_path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     shutil.rmtree(folder)

@@ -71,6 +71,11 @@ class SpeechTokenizer(nn.Module):
         lens = tuple(self.frames_per_token * length for length in packing.lens)
         return TokenizerOutput(logits_EC, lens, quantized.codes_N, quantized.commitment)
 
+    @property
+    def codebook_size(self) -> int:
+        """Codes are below it."""
+        return self.quantizer.codebook_size
+
     @torch.no_grad()
     def encode(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """(F, M) log-mels to one int64 tensor of codes each, on the CPU. Call ``eval()`` first."""
