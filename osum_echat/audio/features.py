@@ -40,6 +40,11 @@ def num_adapter_frames(encoder_frames: int) -> int:
     return ((encoder_frames + 1) // 2 + 1) // 2
 
 
+def num_speech_tokens(num_samples: int, frames_per_token: int = 2) -> int:
+    """Speech tokens of a 16 kHz waveform: groups of encoder frames, the last one may be incomplete (2 frames: 25 Hz, 4: 12.5 Hz)."""
+    return -(-num_encoder_frames(num_mel_frames(num_samples)) // frames_per_token)
+
+
 def num_llm_frames(num_samples: int) -> int:
     """How many LLM positions a waveform takes: the one number shared by token layout, model and runtime."""
     return num_adapter_frames(num_encoder_frames(num_mel_frames(num_samples)))

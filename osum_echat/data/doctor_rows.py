@@ -34,6 +34,7 @@ class Limits:
     silence_db: float = -50.0  # dB re full scale of the loudest tenth of a second
     max_deviations: float = 6.0  # robust deviations of log characters per second, and at least a factor of two
     max_bad: float = 0.0  # share of a list that may be unusable before that is an error
+    codebook_size: int = 0  # codes of the speech tokenizer; 0: unknown, only negative ones are wrong
     speaker_overlap: str = "error"  # between training and test: error, warning or ok
 
 
@@ -66,6 +67,7 @@ def examine(row: SourceRow, limits: Limits) -> Exam:
     if isinstance(row, Drop):
         return Exam(row.key, row.origin, row.task, problems=(Problem(row.reason, row.message),))
     labels, problems = _check_fields(row)
+    problems += _check_codes(row, limits.codebook_size)
     exam = Exam(row.key, row.origin, row.task, row.txt, row.speaker, labels=tuple(labels.items()), problems=tuple(problems))
     source = row.audio if row.audio is not None else row.wav
     if source is None:
@@ -118,6 +120,15 @@ def _check_fields(row: Utterance) -> tuple[dict[str, str], list[Problem]]:
     if absent:
         problems.append(Problem("missing_label", f"task {row.task} needs {', '.join(absent)}"))
     return labels, problems
+
+
+def _check_codes(row: Utterance, codebook_size: int) -> Iterator[Problem]:
+    places = [("speech_token", row.speech_token), *((f"history.{n}.speech_token", t.speech_token) for n, t in enumerate(row.history))]
+    for place, codes in places:
+        wrong = [(n, code) for n, code in enumerate(codes or ()) if code < 0 or (codebook_size and code >= codebook_size)]
+        if wrong:
+            codebook = f"the codebook of {codebook_size}" if codebook_size else "any codebook"
+            yield Problem("bad_speech_token", f"{place}[{wrong[0][0]}] is {wrong[0][1]}, outside {codebook} ({len(wrong)} such)")
 
 
 def _check_samples(samples_S: np.ndarray, rate: int, limits: Limits) -> Iterator[Problem]:

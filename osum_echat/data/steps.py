@@ -5,19 +5,19 @@ choice is drawn from (seed, epoch, key, copy), so it does not depend on who read
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from osum_echat.audio.augment import add_noise, change_speed, change_volume, spec_augment
-from osum_echat.audio.features import SAMPLE_RATE, LogMel
+from osum_echat.audio.features import SAMPLE_RATE, LogMel, num_llm_frames
 from osum_echat.audio.io import read_audio
 from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, TokenizerConfig
 from osum_echat.data.source import Drop, Row, generator
 from osum_echat.errors import DataError
-from osum_echat.tasks.sequence import Sequence, SequenceBuilder
+from osum_echat.tasks.sequence import AudioSpan, Sequence, SequenceBuilder
 from osum_echat.tasks.task import draw_task, encode, get_task
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tokenizer import load_tokenizer
@@ -46,6 +46,46 @@ class Limits:
 
     max_tokens: int
     max_seconds: float | None = None
+
+
+class Encoder(Protocol):
+    """How utterances become sequences: what differs between the models that are trained."""
+
+    num_mels: int
+
+    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence: ...
+
+    def log_mel(self, waveform_S: np.ndarray) -> Tensor: ...
+
+
+class TranscriptEncoder:
+    """Audio and the bytes of its transcript, for a model that learns by CTC alone: a position per 80 ms, nothing learned at any."""
+
+    def __init__(self, num_mels: int) -> None:
+        self.num_mels = num_mels
+        self._log_mel: LogMel | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_log_mel": None}
+
+    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence:
+        """Raises DataError where audio or transcript is missing; ``rng`` is not used."""
+        text, waveform_S = (utterance.txt or "").strip(), utterance.waveform_S
+        if waveform_S is None:
+            where = f"the row has no wav, or task {utterance.task} does not read it (`task: asr` of the source does)"
+            raise DataError(f"no audio to transcribe: {where}", "missing_audio")
+        if not text:
+            raise DataError("needs the field 'txt', the transcript of the audio", "missing_label")
+        length = num_llm_frames(len(waveform_S))
+        ids, labels = np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64)
+        ctc_ids = np.array(list(text.encode()), dtype=np.int64)
+        return Sequence(ids, labels, (AudioSpan(0, length, waveform_S),), ctc_ids, utterance.key, utterance.task)
+
+    def log_mel(self, waveform_S: np.ndarray) -> Tensor:
+        """(F, M) log-mel of a 16 kHz waveform."""
+        if self._log_mel is None:
+            self._log_mel = LogMel(self.num_mels)
+        return self._log_mel(torch.from_numpy(waveform_S))
 
 
 class SequenceEncoder:
@@ -87,7 +127,7 @@ class Preparer:
     """``prepare`` with everything that stays the same during an epoch."""
 
     data: DataConfig
-    encoder: SequenceEncoder
+    encoder: Encoder
     limits: Limits
     seed: int
     epoch: int
@@ -159,7 +199,7 @@ def check_length(sequence: Sequence, bounds: FilterConfig, limits: Limits) -> No
         raise DataError(f"{len(sequence.ids)} positions, {name} is {longest}", "sequence_too_long")
 
 
-def features(sequence: Sequence, encoder: SequenceEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
+def features(sequence: Sequence, encoder: Encoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
     """Log-mel of every audio span, SpecAugment when training; the waveforms are let go."""
     mels = [encoder.log_mel(span.waveform_S) for span in sequence.audio]
     if rng is not None and (config.spec_time_masks or config.spec_freq_masks):
