@@ -262,6 +262,13 @@ class TrainConfig(Section):
         return self
 
 
+class InterleaveConfig(Section):
+    """Blocks of an answer that writes and speaks by turns (arXiv:2508.09600: 6 text ids, then 18 speech codes)."""
+
+    text: Positive = Field(6, description="Text ids of a block.")
+    speech: Positive = Field(18, description="Speech codes of a block.")
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -270,6 +277,7 @@ class RunConfig(Section):
     tokenizer: TokenizerConfig = Field(description="Text tokenizer.")
     prompts: str = Field("default", description="Name of a file in osum_echat/text/prompts, or a path.")
     features: FeatureConfig = Field(default_factory=FeatureConfig, description="Audio features.")
+    interleave: InterleaveConfig = Field(default_factory=InterleaveConfig, description="Ratio of the tasks *_interleaved.")
     data: DataConfig = Field(description="Data.")
     train: TrainConfig = Field(description="Training loop.")
 

@@ -22,7 +22,7 @@ from osum_echat.train.trainer import LoaderFactory, Trainer
 def make_loaders(cfg: RunConfig, engine: Engine) -> LoaderFactory:
     """Loaders of the run's lists for this rank."""
     speech, encoder_cfg, llm = cfg.model.speech, cfg.model.encoder, cfg.model.llm
-    encoder = SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder_cfg.num_mels, text_size=llm.vocab_size)
+    encoder = SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder_cfg.num_mels, llm.vocab_size, cfg.interleave)
 
     def make(split: str, epoch: int, state: dict[str, Any] | None) -> Loader:
         is_train = split == "train"
