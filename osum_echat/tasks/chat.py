@@ -1,4 +1,4 @@
-"""Layout of conversation: SYS history* question A [reply], the question being text (t2t) or audio (s2t, s2s), the reply text, speech or both.
+"""Layout of conversation: SYS history* question A [reply]. A question is text (t2t) or audio (s2t, s2s), a reply text alone or text and speech.
 
 Earlier turns are written exactly as they were when they were live, only not learned: the sequence of turn n + 1 begins with that of turn n,
 so a session goes on with the key/value state it has (generate/session.py). An earlier reply without `speech_token` is written as text
@@ -82,6 +82,6 @@ def _exchanges(utt: Utterance) -> Iterator[tuple[Turn, Turn]]:
     """Earlier questions with their replies; anything but user and assistant by turns is an error."""
     roles = [turn.role for turn in utt.history]
     if len(roles) % 2 or roles != ["user", "assistant"] * (len(roles) // 2):
-        got = ", ".join(roles)
-        raise DataError(f"{where(utt)}: 'history' must be user, assistant, user, assistant …, ending with assistant; got {got}", "bad_history")
+        expected = "user and assistant by turns, assistant last"
+        raise DataError(f"{where(utt)}: 'history' must be {expected}; got {', '.join(roles)}", "bad_history")
     return zip(utt.history[::2], utt.history[1::2], strict=True)

@@ -26,7 +26,7 @@ class Task:
     """One row: how a sequence is laid out, and what its answer holds.
 
     `transcript` and `labels` say what to score in the answer; `tags` is the name of the task in OSUM's lists (order is free);
-    `schedule` is the form of the answer (a key of speak.REPLIES); when decoding, `max_new` bounds its text and `max_speech` its speech codes.
+    `schedule` is the form of the answer (a key of speak.REPLIES); when decoding, `max_new` bounds its text ids and `max_speech` its codes.
     `follow_up` lays out the next question of a live dialogue; a task without one starts anew every time.
     """
 

@@ -17,8 +17,8 @@ def test_a_sequence_is_barred_only_where_it_would_be_completed() -> None:
 
 
 def test_stop_rule() -> None:
-    stop = StopRule(eos_id=9, max_new=3)
-    assert stop.is_eos(9) and not stop.is_eos(8)
+    stop = StopRule(end_id=9, max_new=3)
+    assert stop.is_end(9) and not stop.is_end(8)
     assert stop.is_full(3) and not stop.is_full(2)
 
 

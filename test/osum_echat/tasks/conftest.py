@@ -11,8 +11,7 @@ from osum_echat.text.tokenizer import load_tokenizer, train_sentencepiece
 from osum_echat.text.vocab import JointVocab
 from osum_echat.utterance import Utterance
 
-
-SPEECH = tuple(range(40)) + (63, 0)
+SPEECH = (*range(40), 63, 0)
 
 
 @pytest.fixture(scope="session")
