@@ -9,7 +9,7 @@ Shapes: T new positions, D width, S samples.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,7 @@ class DialogueSession:
         self._synthesizer = synthesizer
         self._hops = hops
         self._clock = clock
+        self._open: Generator[Event, None, None] = _nothing()
         self.reset()
 
     def reset(self) -> None:
@@ -106,14 +107,16 @@ class DialogueSession:
     def reply(self, question: Utterance) -> Iterator[Event]:
         """Events of the answer to `waveform_S` or `wav` (to `question` or `txt` for tasks that read). The request begins with this call.
 
-        Raises DataError for a question that cannot be laid out, and leaves the dialogue as it was. Take all events, or close the iterator,
-        before the next question.
+        A question that cannot be laid out raises DataError with the first event and leaves the dialogue as it was. An answer that is still
+        open is broken off.
         """
         begin = self._clock()
-        return self._events(question, lambda: self._clock() - begin)
+        self._open.close()
+        self._open = self._events(question, lambda: self._clock() - begin)
+        return self._open
 
     @torch.inference_mode()
-    def _events(self, question: Utterance, now: Callable[[], float]) -> Iterator[Event]:
+    def _events(self, question: Utterance, now: Callable[[], float]) -> Generator[Event, None, None]:
         request = self._request(question)
         batch = prompt_batch(self._model, [request.prompt], request.mels)
         x_TD = self._model.embed(batch)
@@ -168,6 +171,10 @@ class DialogueSession:
         if self._synthesizer is None or self._plan.schedule.speech == 0:
             return None
         return Voice(self._synthesizer, self._hops, generator.initial_seed())
+
+
+def _nothing() -> Generator[Event, None, None]:
+    yield from ()
 
 
 def _text_event(text: str, now: Callable[[], float]) -> Iterator[TextEvent]:

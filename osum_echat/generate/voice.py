@@ -30,7 +30,7 @@ class Synthesizer(Protocol):
 
 @dataclass(frozen=True)
 class Hops:
-    """Codes in the first push and in every later one. 18 is one speech block of the 6:18 schedule."""
+    """Codes in the first push and in every later one. The first speech block of the 6:18 schedule holds 17, and the opening boundary."""
 
     first: int = 18
     later: int = 18

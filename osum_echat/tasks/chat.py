@@ -1,4 +1,4 @@
-"""Layout of conversation: SYS history* question A [reply]. A question is text (t2t) or audio (s2t, s2s), a reply text alone or text and speech.
+"""Layout of conversation: SYS history* question A [reply]. A question is text (t2t) or audio (s2t, s2s), a reply text or text and speech.
 
 Earlier turns are written exactly as they were when they were live, only not learned: the sequence of turn n + 1 begins with that of turn n,
 so a session goes on with the key/value state it has (generate/session.py). An earlier reply without `speech_token` is written as text

@@ -129,9 +129,8 @@ def test_each_head_is_asked_in_its_phase_only(form: str) -> None:
     layout = training_layout(form, text, codes)
     _, model = recite(make_plan(form), [layout])
     # Boundaries that must come are set, not asked for, except the last one, whose time the model chooses.
-    expected = [
-        ("text" if VOCAB.is_text(token) else "speech", 0) for at, token in enumerate(layout) if token != BOUNDARY or at == len(layout) - 1
-    ]
+    chosen = [token for at, token in enumerate(layout) if token != BOUNDARY or at == len(layout) - 1]
+    expected = [("text" if VOCAB.is_text(token) else "speech", 0) for token in chosen]
     assert model.asked == expected
 
 
