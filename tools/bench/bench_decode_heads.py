@@ -26,7 +26,6 @@ from osum_echat.generate.schedule import Course, Phase, Plan, make_schedule
 from osum_echat.model.echat import EChat
 from osum_echat.text.vocab import JointVocab
 
-VOCAB = JointVocab(151_936)
 TARGET = 1.2
 
 
@@ -38,10 +37,10 @@ class JointHead(EChat):
         return torch.cat((self.llm.logits(h_TD), self.speech(h_TD)), -1)
 
     def text_logits(self, h_TD: Tensor) -> Tensor:
-        return self.joint_logits(h_TD)[:, : VOCAB.text_size]
+        return self.joint_logits(h_TD)[:, : self.cfg.llm.vocab_size]
 
     def speech_logits(self, h_TD: Tensor) -> Tensor:
-        return self.joint_logits(h_TD)[:, VOCAB.text_size :]
+        return self.joint_logits(h_TD)[:, self.cfg.llm.vocab_size :]
 
 
 def make_models(args: argparse.Namespace) -> dict[str, EChat]:
@@ -50,7 +49,9 @@ def make_models(args: argparse.Namespace) -> dict[str, EChat]:
     cfg = ModelConfig(
         encoder=EncoderConfig(width=32, **small),
         adapter=AdapterConfig(**small),
-        llm=LlmConfig(vocab_size=VOCAB.text_size, width=896, num_layers=args.layers, num_heads=14, num_kv_heads=2, ffn_width=4864),
+        llm=LlmConfig(
+            vocab_size=args.text_size, width=args.width, num_layers=args.layers, num_heads=args.width // 64, num_kv_heads=2, ffn_width=4864
+        ),
     )
     with torch.device("meta"):
         model = EChat(cfg)
@@ -83,11 +84,16 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=60, help="speech codes of the answer; it has a third as many text ids at most")
     parser.add_argument("--prompt", type=int, default=64, help="positions of the prompt")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--text_size", type=int, default=151_936, help="text ids; 4,097 of speech come on top")
+    parser.add_argument("--width", type=int, default=896)
+    parser.add_argument("--small", action="store_true", help="a size that takes seconds")
     args = parser.parse_args()
-    models = make_models(args)
+    if args.small:
+        args.text_size, args.width, args.layers, args.codes, args.rounds = 20_000, 128, 2, 24, 1
+    models, vocab = make_models(args), JointVocab(args.text_size)
     never = -1
     phases = Phase(StopRule(never, args.codes // 4)), Phase(StopRule(never, args.codes))
-    plan = Plan(make_schedule("interleaved", InterleaveConfig()), VOCAB, *phases)
+    plan = Plan(make_schedule("interleaved", InterleaveConfig()), vocab, *phases)
     times: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(args.rounds + 1):  # the first one warms up
         for name, model in models.items():
@@ -98,7 +104,7 @@ def main() -> None:
     for name, seconds in medians.items():
         print(f"{name:<6} {1000 * seconds / plan.max_new:8.2f} ms per id  {plan.max_new / seconds:7.1f} ids/s")
     ratio = medians["joint"] / medians["phase"]
-    print(f"joint / phase {ratio:.3f} (V {VOCAB.num_output:,}, D 896, {args.layers} layers, {args.dtype}; target >= {TARGET})")
+    print(f"joint / phase {ratio:.3f} (V {vocab.num_output:,}, D {args.width}, {args.layers} layers, {args.dtype}; target >= {TARGET})")
 
 
 if __name__ == "__main__":
