@@ -143,8 +143,9 @@ class DialogueSession:
     def _read(self, request: Request, x_TD: Tensor) -> Tensor:
         llm, num_read = self._model.llm, 0 if self._state is None else self._state.row_lens[0]
         capacity = num_read + len(request.prompt) + self._plan.max_new
-        self._state = llm.init_state(1, capacity) if self._state is None else self._state.grown(capacity)
-        hidden_TD = llm.extend(x_TD, self._state)
+        state = llm.init_state(1, capacity) if self._state is None else self._state.grown(capacity)
+        hidden_TD = llm.extend(x_TD, state)
+        self._state = state
         self.ids = (*self.ids[:num_read], *request.prompt.ids.tolist())
         return hidden_TD
 
