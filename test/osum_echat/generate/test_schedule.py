@@ -186,3 +186,17 @@ def test_an_interrupted_answer_is_a_whole_shorter_one(steps: int) -> None:
     begun = BOUNDARY in course.layout
     assert course.layout == (whole if begun else [*text, EOS])
     assert course.layout[:steps][: len(layout)] == layout[: min(steps, len(course.layout))] or already
+
+
+def test_speech_that_is_over_does_not_come_back() -> None:
+    course = Course(make_plan("interleaved"))
+    for _ in range(6):
+        course.accept(1)
+    course.accept_mark()
+    course.accept(2)
+    before = list(course.layout)
+    assert course.accept(VOCAB.id_to_code(BOUNDARY)) is False and course.layout == before and course.sort is Sort.TEXT
+    for _ in range(40):
+        assert course.accept(1) and course.sort is Sort.TEXT
+    assert course.accept(EOS) and course.done and course.finished
+    assert course.layout == training_layout("interleaved", [1] * 46, [2])
