@@ -14,7 +14,8 @@ LAYERS = [
     {"tasks"},
     {"audio", "text"},
     {"utterance", "config"},
-    {"config_yaml"},
+    {"config_token2wav"},
+    {"config_types", "config_yaml"},
     {"files"},
     {"errors"},
 ]

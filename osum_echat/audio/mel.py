@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osum_echat.audio.features import mel_filters
-from osum_echat.config import MelConfig
+from osum_echat.config_token2wav import MelConfig
 from osum_echat.errors import DataError
 
 FLOOR = 1e-5

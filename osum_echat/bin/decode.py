@@ -51,7 +51,8 @@ def _settings(args: argparse.Namespace) -> DecodeSettings:
     if args.batch_size < 1 or (args.max_new is not None and args.max_new < 1):
         raise UserError(f"--batch_size {args.batch_size} and --max_new {args.max_new} must be at least 1")
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
-    return DecodeSettings(sampler, args.seed, args.max_new, args.batch_size, args.max_batch_seconds)
+    bounds = {"max_new": args.max_new, "batch_size": args.batch_size, "max_batch_seconds": args.max_batch_seconds}
+    return DecodeSettings(sampler, seed=args.seed, **bounds)
 
 
 def _load_model(config: RunConfig, checkpoint: Path, device: str, dtype: str) -> EChat:

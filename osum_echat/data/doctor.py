@@ -247,7 +247,7 @@ def _odd_rates(exams: Sequence[Exam], limits: Limits) -> list[Example]:
 
 
 def _chars_per_second(exam: Exam) -> float | None:
-    num = len((exam.text or "").replace(" ", ""))
+    num = 0 if exam.replies else len((exam.text or "").replace(" ", ""))
     return num / exam.seconds if num and exam.seconds else None
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from osum_echat.config import AdversarialConfig
+from osum_echat.config_token2wav import AdversarialConfig
 
 _SLOPE = 0.1
 

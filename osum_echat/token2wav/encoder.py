@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osum_echat.config import TokenEncoderConfig
+from osum_echat.config_token2wav import TokenEncoderConfig
 from osum_echat.token2wav.chunks import Cache
 
 _LAYER_NORM_EPS = 1e-12  # of the layers; the published values

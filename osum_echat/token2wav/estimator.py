@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osum_echat.config import EstimatorConfig
+from osum_echat.config_token2wav import EstimatorConfig
 from osum_echat.token2wav.blocks import ConvBlock, Scope, TimeConv, TimeUp
 
 _NUM_GROUPS = 8

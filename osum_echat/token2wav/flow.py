@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from osum_echat.config import EstimatorConfig, FlowConfig, FlowSamplingConfig, TokenEncoderConfig
+from osum_echat.config_token2wav import EstimatorConfig, FlowConfig, FlowSamplingConfig, TokenEncoderConfig
 from osum_echat.errors import DataError
 from osum_echat.token2wav.blocks import Scope, padding_scope
 from osum_echat.token2wav.chunks import Cache, ChunkGrid

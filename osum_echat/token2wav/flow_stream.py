@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from osum_echat.config import FlowSamplingConfig
+from osum_echat.config_token2wav import FlowSamplingConfig
 from osum_echat.errors import ConfigError
 from osum_echat.token2wav.blocks import Scope
 from osum_echat.token2wav.chunks import Cache

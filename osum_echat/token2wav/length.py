@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osum_echat.config import FlowConfig
+from osum_echat.config_token2wav import FlowConfig
 from osum_echat.errors import DataError
 from osum_echat.token2wav.blocks import ConvBlock, Scope
 

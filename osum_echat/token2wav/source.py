@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from osum_echat.config import VocoderConfig
+from osum_echat.config_token2wav import VocoderConfig
 
 
 @dataclass(frozen=True)

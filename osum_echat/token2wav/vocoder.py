@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from osum_echat.config import MelConfig, VocoderConfig
+from osum_echat.config_token2wav import MelConfig, VocoderConfig
 from osum_echat.errors import ConfigError
 from osum_echat.token2wav.source import HarmonicSource, SourceState
 from osum_echat.token2wav.tape import WHOLE, Istft, Stft, StreamConv1d, StreamConvTranspose1d, Tails, Tape

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osum_echat.audio.mel import MelSpectrogram
-from osum_echat.config import MelConfig, VocoderLossConfig
+from osum_echat.config_token2wav import MelConfig, VocoderLossConfig
 from osum_echat.token2wav.discriminators import Verdict, feature_loss, generator_loss
 from osum_echat.token2wav.vocoder import VocoderOutput
 

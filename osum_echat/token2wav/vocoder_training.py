@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from osum_echat.audio.mel import MelSpectrogram, min_samples
 from osum_echat.audio.pitch import track_pitch
-from osum_echat.config import VocoderTrainConfig
+from osum_echat.config_token2wav import VocoderTrainConfig
 from osum_echat.errors import DataError
 from osum_echat.token2wav.discriminators import Discriminators, discriminator_loss
 from osum_echat.token2wav.vocoder import Vocoder

@@ -32,7 +32,7 @@ class Arch(NamedTuple):
 
 def _sequence_encoder(cfg: RunConfig) -> SequenceEncoder:
     speech, encoder, llm = cfg.model.speech, cfg.model.encoder, cfg.model.llm
-    return SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder.num_mels, text_size=llm.vocab_size)
+    return SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder.num_mels, llm.vocab_size, cfg.interleave)
 
 
 ARCHS: dict[str, Arch] = {

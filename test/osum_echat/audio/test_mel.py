@@ -8,7 +8,7 @@ import torch
 
 from osum_echat.audio.features import mel_filters
 from osum_echat.audio.mel import MelSpectrogram, min_samples, num_mel_frames
-from osum_echat.config import MelConfig
+from osum_echat.config_token2wav import MelConfig
 from osum_echat.errors import DataError
 
 CONFIGS = [MelConfig(), MelConfig(sample_rate=22050, n_fft=1024, hop=256), MelConfig(n_fft=960, hop=240, low_hz=60.0, high_hz=None)]

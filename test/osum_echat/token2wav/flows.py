@@ -2,7 +2,7 @@
 
 import torch
 
-from osum_echat.config import EstimatorConfig, FlowConfig, FlowSamplingConfig, TokenEncoderConfig
+from osum_echat.config_token2wav import EstimatorConfig, FlowConfig, FlowSamplingConfig, TokenEncoderConfig
 from osum_echat.token2wav.flow import Flow, FlowBatch, Voice
 
 SAMPLING = FlowSamplingConfig(num_steps=3, guidance=0.7, first_hop_tokens=8, hop_tokens=10)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from osum_echat.config import AdversarialConfig
+from osum_echat.config_token2wav import AdversarialConfig
 from osum_echat.token2wav.discriminators import (
     Discriminators,
     PeriodDiscriminator,

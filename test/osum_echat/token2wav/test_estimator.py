@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from osum_echat.config import EstimatorConfig
+from osum_echat.config_token2wav import EstimatorConfig
 from osum_echat.token2wav.blocks import Scope, padding_scope
 from osum_echat.token2wav.chunks import ChunkGrid
 from osum_echat.token2wav.estimator import VelocityEstimator, time_sinusoids

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from osum_echat.config import FlowSamplingConfig
+from osum_echat.config_token2wav import FlowSamplingConfig
 from osum_echat.errors import ConfigError, DataError
 from osum_echat.token2wav.flow_stream import flush, init_state, push
 from osum_echat.token2wav.length import num_mel_frames

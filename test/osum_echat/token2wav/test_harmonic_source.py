@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from osum_echat.config import VocoderConfig
+from osum_echat.config_token2wav import VocoderConfig
 from osum_echat.token2wav.source import HarmonicSource, SourceState
 
 RATE, HOP = 24000, 480

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from osum_echat.config import FlowConfig
+from osum_echat.config_token2wav import FlowConfig
 from osum_echat.errors import DataError
 from osum_echat.token2wav.flow import FLOW_PRESETS
 from osum_echat.token2wav.length import answer_segments, fit_mel, num_mel_frames, source_positions, stretch

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from osum_echat.config import TokenEncoderConfig
+from osum_echat.config_token2wav import TokenEncoderConfig
 from osum_echat.token2wav.chunks import ChunkGrid
 from osum_echat.token2wav.encoder import LookAhead, RelativeAttention, TokenEncoder, distance_sinusoids
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osum_echat.config import MelConfig, VocoderConfig
+from osum_echat.config_token2wav import MelConfig, VocoderConfig
 from osum_echat.errors import ConfigError
 from osum_echat.token2wav.vocoder import Vocoder
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from osum_echat.audio.mel import MelSpectrogram
 from osum_echat.audio.pitch import track_pitch
-from osum_echat.config import AdversarialConfig, MelConfig, VocoderConfig, VocoderLossConfig, VocoderTrainConfig
+from osum_echat.config_token2wav import AdversarialConfig, MelConfig, VocoderConfig, VocoderLossConfig, VocoderTrainConfig
 from osum_echat.errors import DataError
 from osum_echat.token2wav.vocoder import Vocoder, VocoderOutput
 from osum_echat.token2wav.vocoder_losses import MultiResolutionStftLoss, VocoderLoss
