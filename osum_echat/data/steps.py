@@ -21,7 +21,7 @@ from osum_echat.tasks.sequence import AudioSpan, Sequence, SequenceBuilder
 from osum_echat.tasks.task import draw_task, encode, get_task
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tokenizer import load_tokenizer
-from osum_echat.text.vocab import JointVocab
+from osum_echat.text.vocab import IGNORE, JointVocab
 from osum_echat.utterance import Turn, Utterance
 
 _NO_SAMPLES = np.zeros(0, dtype=np.float32)

@@ -3,8 +3,8 @@
 The published shape (non-causal) halves the frames between levels and joins them again by transposed convolutions. The causal variant
 keeps the frame rate on every level, its convolutions look back only, its norms take one frame at a time and its attention follows a mask
 of chunks or a cache; its last block is added to what it reads, since a norm over one frame loses that frame's level and the velocity
-needs it (without this it learns several times slower). Attention needs no positions, the convolutions give them. U-Net of Matcha-TTS (https://arxiv.org/abs/2309.03199) as
-sized in CosyVoice (https://arxiv.org/abs/2407.05407), causal form after CosyVoice 2 (https://arxiv.org/abs/2412.10117).
+needs it. Attention needs no positions, the convolutions give them. U-Net of Matcha-TTS (https://arxiv.org/abs/2309.03199) as sized in
+CosyVoice (https://arxiv.org/abs/2407.05407), causal form after CosyVoice 2 (https://arxiv.org/abs/2412.10117).
 
 Shape legend: B rows, F mel frames, M mel bins, C channels, N heads, H head dim.
 """
