@@ -55,6 +55,8 @@ class Encoder(Protocol):
 
     def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence: ...
 
+    def num_text(self, sequence: Sequence) -> int: ...
+
     def log_mel(self, waveform_S: np.ndarray) -> Tensor: ...
 
 
@@ -80,6 +82,10 @@ class TranscriptEncoder:
         ids, labels = np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64)
         ctc_ids = np.array(list(text.encode()), dtype=np.int64)
         return Sequence(ids, labels, (AudioSpan(0, length, waveform_S),), ctc_ids, utterance.key, utterance.task)
+
+    def num_text(self, sequence: Sequence) -> int:
+        """No text id is learned."""
+        return 0
 
     def log_mel(self, waveform_S: np.ndarray) -> Tensor:
         """(F, M) log-mel of a 16 kHz waveform."""
