@@ -34,6 +34,7 @@ setup(
     install_requires=read_requirements(),
     extras_require={
         "mini": ["espeakng-loader>=0.2.4"],  # the voice of the mini corpus: library and voices inside the wheel
+        "onnx": ["onnxruntime>=1.16"],  # published speech tokenizers and speaker embeddings
         "test": ["pytest>=8.0", "jiwer>=3.0", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "types-PyYAML", "transformers>=4.51"],
     },
     entry_points={"console_scripts": ["osum-echat=osum_echat.bin.main:main"]},

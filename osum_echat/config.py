@@ -8,27 +8,18 @@ Reading and writing files is in the second half; what a value means is in its de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides
 from osum_echat.config_yaml import SectionDoc, apply_override, describe_error, flatten, read_yaml, section_docs
 from osum_echat.errors import ConfigError
 from osum_echat.files import write_text
-
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0.0, le=1.0)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """Base of every section: no unknown keys, no changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
 
 
 class TokenizerConfig(Section):
@@ -57,7 +48,7 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
-        _check_divides(self.width, self.num_heads)
+        check_divides(self.width, self.num_heads)
         return self
 
 
@@ -92,13 +83,13 @@ class LlmConfig(Section):
         if isinstance(values, dict) and not values.get("head_dim"):
             width, heads = values.get("width"), values.get("num_heads")
             if isinstance(width, int) and isinstance(heads, int) and heads > 0:
-                _check_divides(width, heads)
+                check_divides(width, heads)
                 return {**values, "head_dim": width // heads}
         return values
 
     @model_validator(mode="after")
     def _check(self) -> LlmConfig:
-        _check_divides(self.num_heads, self.num_kv_heads, "num_heads", "num_kv_heads")
+        check_divides(self.num_heads, self.num_kv_heads, "num_heads", "num_kv_heads")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
         return self
@@ -138,7 +129,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        _check_divides(self.encoder.width, self.adapter.num_heads, "encoder.width", "adapter.num_heads")
+        check_divides(self.encoder.width, self.adapter.num_heads, "encoder.width", "adapter.num_heads")
         return self
 
 
@@ -262,6 +253,13 @@ class TrainConfig(Section):
         return self
 
 
+class InterleaveConfig(Section):
+    """Blocks of an answer that writes and speaks by turns (arXiv:2508.09600: 6 text ids, then 18 speech codes)."""
+
+    text: Positive = Field(6, description="Text ids of a block.")
+    speech: Positive = Field(18, description="Speech codes of a block.")
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -270,6 +268,7 @@ class RunConfig(Section):
     tokenizer: TokenizerConfig = Field(description="Text tokenizer.")
     prompts: str = Field("default", description="Name of a file in osum_echat/text/prompts, or a path.")
     features: FeatureConfig = Field(default_factory=FeatureConfig, description="Audio features.")
+    interleave: InterleaveConfig = Field(default_factory=InterleaveConfig, description="Ratio of the tasks *_interleaved.")
     data: DataConfig = Field(description="Data.")
     train: TrainConfig = Field(description="Training loop.")
 
@@ -281,40 +280,93 @@ class RunConfig(Section):
         return self
 
 
-def _check_divides(total: int, part: int, total_name: str = "width", part_name: str = "num_heads") -> None:
-    if total % part:
-        raise ValueError(f"{part_name} {part} does not divide {total_name} {total}")
+class QuantizerConfig(Section):
+    """The codebook of the speech tokenizer."""
+
+    kind: Literal["fsq", "vq"] = Field("fsq", description="`fsq`: finite scalar quantisation; `vq`: vectors learnt by moving averages.")
+    codebook_size: Positive = Field(4096, description="Codes.")
+    levels: list[Annotated[int, Field(ge=3)]] = Field(
+        [8, 8, 8, 8], min_length=1, description="`fsq`: values of each dimension; their product is `codebook_size`."
+    )
+    width: Positive = Field(64, description="`vq`: width of a code vector.")
+    decay: Probability = Field(0.99, description="`vq`: decay of the moving averages, per micro-batch.")
+    commitment: float = Field(0.25, ge=0, description="`vq`: weight of the loss that pulls the encoder to its codes.")
+
+    @model_validator(mode="after")
+    def _check(self) -> QuantizerConfig:
+        product = math.prod(self.levels)
+        if self.kind == "fsq" and product != self.codebook_size:
+            raise ValueError(f"levels {self.levels} give {product} codes, codebook_size is {self.codebook_size}")
+        return self
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, merge, override and check one run configuration; every defect raises ConfigError."""
+class SpeechTokenizerConfig(Section):
+    """Speech tokenizer (`arch: speech_tokenizer`): an encoder with a codebook inside, trained by CTC over the bytes of the transcript.
+
+    A run with this model has no `tokenizer`, `prompts` and `features`; one position of `train.max_tokens` is 80 ms of audio.
+    """
+
+    arch: Literal["speech_tokenizer"] = Field("speech_tokenizer", description="Which model.")
+    encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig(num_layers=6), description="Layers before the codebook (50 Hz).")
+    quantizer: QuantizerConfig = Field(default_factory=QuantizerConfig, description="The codebook.")
+    frames_per_token: Literal[1, 2, 4] = Field(2, description="Encoder frames that become one token: 2 is 25 tokens a second, 4 is 12.5.")
+    num_layers_after: NonNegative = Field(2, description="Transformer layers behind the codebook; only training uses them.")
+
+
+class SpeechTokenizerRun(Section):
+    """Everything that defines the training of a speech tokenizer."""
+
+    seed: int = Field(777, description="Seed of initialisation, data order and dropout.")
+    model: SpeechTokenizerConfig = Field(description="Model.")
+    data: DataConfig = Field(description="Data.")
+    train: TrainConfig = Field(description="Training loop.")
+
+
+AnyRun = RunConfig | SpeechTokenizerRun
+RUNS: dict[str, type[AnyRun]] = {"echat": RunConfig, "speech_tokenizer": SpeechTokenizerRun}  # by model.arch
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
+    """Read, merge, override and check the configuration of a run of any `model.arch`; every defect raises ConfigError."""
     values, origins = read_yaml(Path(path))
     for text in overrides:
         apply_override(values, origins, text)
+    model = values.get("model")
+    arch = str(model.get("arch", "echat")) if isinstance(model, dict) else "echat"
+    if arch not in RUNS:
+        raise ConfigError(f"{origins.get(('model', 'arch'), path)}: model.arch: unknown model {arch!r}; known are {', '.join(RUNS)}")
     try:
-        return RunConfig.model_validate(values)
+        return RUNS[arch].model_validate(values)
     except ValidationError as error:
-        problems = [describe_error(item, RunConfig, origins, str(path)) for item in error.errors()]
+        problems = [describe_error(item, RUNS[arch], origins, str(path)) for item in error.errors()]
         raise ConfigError(f"{path} is not a valid run configuration:\n  " + "\n  ".join(problems)) from None
 
 
-def dump_config(config: RunConfig) -> dict[str, Any]:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """:func:`load_run` where only a language model will do."""
+    config = load_run(path, overrides)
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"{path}: model.arch is {config.model.arch}, expected echat: this command needs the run of a language model")
+    return config
+
+
+def dump_config(config: AnyRun) -> dict[str, Any]:
     """The configuration as plain values with YAML's key names."""
     return config.model_dump(mode="json", by_alias=True)
 
 
-def config_changes(old: RunConfig, new: RunConfig) -> list[str]:
+def config_changes(old: AnyRun, new: AnyRun) -> list[str]:
     """Which keys differ, one `path: old -> new` each; empty when the two are the same."""
     left, right = flatten(dump_config(old)), flatten(dump_config(new))
     pairs = {path: (left.get(path, "(absent)"), right.get(path, "(absent)")) for path in {**left, **right}}
     return [f"{path}: {a} -> {b}" for path, (a, b) in pairs.items() if a != b]
 
 
-def save_config(config: RunConfig, path: str | Path, allow_change: bool = False) -> None:
+def save_config(config: AnyRun, path: str | Path, allow_change: bool = False) -> None:
     """Write the resolved YAML atomically; an existing file with other settings is kept and refused unless `allow_change`."""
     path = Path(path)
     if path.exists() and not allow_change:
-        changes = config_changes(load_config(path), config)
+        changes = config_changes(load_run(path), config)
         if changes:
             raise ConfigError(
                 f"{path.parent} already holds a run with other settings; keys that differ (there -> now):\n  "
@@ -327,4 +379,9 @@ def save_config(config: RunConfig, path: str | Path, allow_change: bool = False)
 
 def class_docs() -> list[SectionDoc]:
     """Every key with its type, default and meaning: the source of docs/configuration.md."""
-    return section_docs(RunConfig)
+    others = [(arch, run) for arch, run in RUNS.items() if run is not RunConfig]
+    return section_docs(RunConfig) + [
+        doc
+        for arch, run in others
+        for doc in section_docs(run.model_fields["model"].annotation, f"model (arch: {arch})")  # type: ignore[arg-type]
+    ]

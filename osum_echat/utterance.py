@@ -20,13 +20,14 @@ _OSUM_EXTRA = {"speech_token": "speech_token", "think_str": "think", "question":
 
 @dataclass(frozen=True)
 class Turn:
-    """One earlier turn of a dialogue; ``audio`` holds the encoded bytes when the turn came out of a tar."""
+    """One earlier turn of a dialogue; ``audio`` holds the encoded bytes when the turn came out of a tar, ``waveform_S`` decoded samples."""
 
     role: str
     txt: str | None = None
     wav: str | None = None
     speech_token: tuple[int, ...] | None = None
     audio: bytes | None = field(default=None, repr=False)
+    waveform_S: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osum_echat.config import load_config, save_config
+from osum_echat.config import RunConfig, SpeechTokenizerRun, load_run, save_config
 from osum_echat.errors import ConfigError
 from osum_echat.model.build import build_model, set_trainable
 from osum_echat.tasks.task import get_task
 from osum_echat.text.prompts import load_prompts
+from osum_echat.train.assemble import ARCHS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "examples").rglob("conf/*.yaml"))
@@ -22,16 +23,17 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-4:]))
 def test_config_loads_builds_and_saves(path: Path, tmp_path: Path) -> None:
-    config = load_config(path)
-    model = build_model(config.model, "meta")
+    config = load_run(path)
+    model = build_model(config.model, "meta") if isinstance(config, RunConfig) else ARCHS[config.model.arch].model(config)
     names = set_trainable(model, config.train.trainable)
     assert names, f"{path}: nothing would be trained"
-    prompts = load_prompts(config.prompts)
-    for convert in config.data.convert:
-        assert get_task(convert.from_).name in prompts.instructions
-        assert get_task(convert.to).name in prompts.instructions
+    if isinstance(config, RunConfig):
+        prompts = load_prompts(config.prompts)
+        for convert in config.data.convert:
+            assert get_task(convert.from_).name in prompts.instructions
+            assert get_task(convert.to).name in prompts.instructions
     save_config(config, tmp_path / "train.yaml")
-    assert load_config(tmp_path / "train.yaml") == config
+    assert load_run(tmp_path / "train.yaml") == config
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-4:]))
@@ -42,9 +44,14 @@ def test_every_key_is_checked(path: Path, tmp_path: Path) -> None:
     values.setdefault("train", {})["max_stepss"] = 3
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=r"max_stepss.*max_steps"):
-        load_config(tmp_path / "wrong.yaml")
+        load_run(tmp_path / "wrong.yaml")
 
 
 def test_stages_of_the_mini_recipe_share_one_model() -> None:
-    models = {load_config(path).model for path in CONFIGS if path.parts[-4] == "mini"}
+    configs = [load_run(path) for path in CONFIGS if path.parts[-4] == "mini"]
+    models = {config.model for config in configs if isinstance(config, RunConfig)}
     assert len(models) == 1
+    (model,) = models
+    tokenizers = [config.model for config in configs if isinstance(config, SpeechTokenizerRun)]
+    assert [tokenizer.quantizer.codebook_size for tokenizer in tokenizers] == [model.speech.codebook_size]
+    assert all(getattr(tokenizers[0].encoder, n) == getattr(model.encoder, n) for n in ("num_mels", "width", "num_layers", "ffn_width"))

@@ -14,11 +14,12 @@ LAYERS = [
     {"tasks"},
     {"audio", "text"},
     {"utterance", "config"},
-    {"config_yaml"},
+    {"config_token2wav"},
+    {"config_types", "config_yaml"},
     {"files"},
     {"errors"},
 ]
-SIDEWAYS: set[tuple[str, str]] = set()
+SIDEWAYS = {("token2wav", "model")}  # the speech tokenizer is an encoder with a codebook inside
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 

@@ -20,8 +20,8 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from osum_echat.audio.io import read_audio
 from osum_echat.config import TokenizerConfig
+from osum_echat.data.steps import decode
 from osum_echat.errors import DataError, UserError
 from osum_echat.tasks.sequence import Sequence, SequenceBuilder, show
 from osum_echat.tasks.task import Task, encode, get_task
@@ -81,9 +81,7 @@ def read_rows(path: str, max_rows: int, dropped: Dropped) -> Iterator[Utterance]
 
 def lay_out(utt: Utterance, task: Task, builder: SequenceBuilder) -> Sequence:
     """Decode the audio if the task wants it, and encode."""
-    if task.reads_audio and utt.wav is not None:
-        utt = replace(utt, waveform_S=read_audio(utt.wav, utt.start, utt.end))
-    return encode(utt, task, builder)
+    return encode(decode(replace(utt, task=task.name)), task, builder)
 
 
 def collect(arguments: argparse.Namespace, builder: SequenceBuilder) -> tuple[dict[str, Shown], Dropped]:

@@ -40,15 +40,23 @@ def num_adapter_frames(encoder_frames: int) -> int:
     return ((encoder_frames + 1) // 2 + 1) // 2
 
 
+def num_speech_tokens(num_samples: int, frames_per_token: int = 2) -> int:
+    """Speech tokens of a 16 kHz waveform: groups of encoder frames, the last one may be incomplete (2 frames: 25 Hz, 4: 12.5 Hz)."""
+    return -(-num_encoder_frames(num_mel_frames(num_samples)) // frames_per_token)
+
+
 def num_llm_frames(num_samples: int) -> int:
     """How many LLM positions a waveform takes: the one number shared by token layout, model and runtime."""
     return num_adapter_frames(num_encoder_frames(num_mel_frames(num_samples)))
 
 
-def mel_filters(num_mels: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT) -> np.ndarray:
-    """Triangular Slaney filters of unit area, (num_mels, n_fft // 2 + 1), from 0 Hz to half the sample rate."""
+def mel_filters(
+    num_mels: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, low_hz: float = 0.0, high_hz: float | None = None
+) -> np.ndarray:
+    """Triangular Slaney filters of unit area, (num_mels, n_fft // 2 + 1), from ``low_hz`` to ``high_hz`` (None: half the sample rate)."""
     bins_hz = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(sample_rate / 2), num_mels + 2))
+    high_hz = sample_rate / 2 if high_hz is None else high_hz
+    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), num_mels + 2))
     lower, centre, upper = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising = (bins_hz - lower) / (centre - lower)
     falling = (upper - bins_hz) / (upper - centre)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from osum_echat.bin._cli import run_cli
+from osum_echat.bin._progress import Progress
 from osum_echat.config import RunConfig, SourceConfig, load_config
 from osum_echat.errors import UserError
 from osum_echat.generate.requests import RequestEncoder, count_rows, read_rows
@@ -52,38 +51,14 @@ def _settings(args: argparse.Namespace) -> DecodeSettings:
     if args.batch_size < 1 or (args.max_new is not None and args.max_new < 1):
         raise UserError(f"--batch_size {args.batch_size} and --max_new {args.max_new} must be at least 1")
     sampler = Sampler(args.temperature, args.top_k, args.top_p)
-    return DecodeSettings(sampler, args.seed, args.max_new, args.batch_size, args.max_batch_seconds)
+    bounds = {"max_new": args.max_new, "batch_size": args.batch_size, "max_batch_seconds": args.max_batch_seconds}
+    return DecodeSettings(sampler, seed=args.seed, **bounds)
 
 
 def _load_model(config: RunConfig, checkpoint: Path, device: str, dtype: str) -> EChat:
     model = build_model(config.model)
     load_weights(model, checkpoint, ("ctc.",))  # decoding does not read the CTC branch
     return model.to(device=device, dtype=getattr(torch, dtype)).eval()
-
-
-class _Status:
-    """A bar with the time left on a terminal, a plain line every ten seconds elsewhere."""
-
-    def __init__(self, console: Console, total: int | None) -> None:
-        columns = (
-            TextColumn("[bold]decode"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.console, self.total = console, total
-        self.task = self.bar.add_task("decode", total=total)
-        self.begin = self.shown = time.monotonic()
-
-    def __call__(self, done: int, dropped: int) -> None:
-        self.bar.update(self.task, completed=done + dropped)
-        now = time.monotonic()
-        if not self.console.is_terminal and now - self.shown >= 10:
-            self.shown = now
-            self.console.print(f"decoded {done}/{self.total or '?'}, {now - self.begin:.0f} s, {dropped} dropped", highlight=False)
 
 
 def _body() -> int:
@@ -95,10 +70,13 @@ def _body() -> int:
     model = _load_model(config, args.checkpoint, args.device, args.dtype)
     facts = {"list": args.list, "data_type": args.data_type}
     identity = identity_of(args.config, args.checkpoint, facts, task, settings) | {"dtype": args.dtype}
-    status = _Status(console, total)
-    with status.bar:
+    with Progress(console, "decode", "utterances", total) as bar:
         encoder = RequestEncoder(config, task, args.max_seconds)
-        record = decode_list(model, encoder, read_rows(source), settings, args.out, identity, status)
+
+        def show(done: int, dropped: int) -> None:
+            bar.show(done + dropped, total, f"{dropped} dropped")
+
+        record = decode_list(model, encoder, read_rows(source), settings, args.out, identity, show)
     run = {"task": task.name, **facts, "config": str(args.config), "checkpoint": str(args.checkpoint)}
     info = write_outputs(record, task, args.out, run | {"device": args.device, "dtype": args.dtype, "sampler": vars(settings.sampler)})
     rtf = "" if info["rtf"] is None else f", RTF {info['rtf']:.3f}"

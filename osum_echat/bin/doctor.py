@@ -37,6 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     overlap = ("error", "warning", "ok")
     parser.add_argument("--speaker_overlap", choices=overlap, default=limits.speaker_overlap, help="what it is that splits share speakers")
+    parser.add_argument("--codebook_size", type=int, default=limits.codebook_size, help="of the speech tokens; 0: unknown (default)")
     for name in ("max_bad", "min_seconds", "max_seconds", "max_clipped", "silence_db", "max_deviations"):
         parser.add_argument(f"--{name}", type=float, default=getattr(limits, name), help="default: %(default)s")
     return parser

@@ -11,10 +11,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-# verb: (module below osum_echat.bin, one-line help), in the order of a recipe
+# verb (one word or two): (module below osum_echat.bin, one-line help), in the order of a recipe
 VERBS: dict[str, tuple[str, str]] = {
     "make-mini-corpus": ("make_mini_corpus", "synthesize the small labelled corpus of examples/mini (no download)"),
     "prepare": ("prepare", "manifest.jsonl or Kaldi directory -> raw lists for train and test"),
+    "prepare speech-tokens": ("speech_tokens", "speech tokens of every utterance of a list, into a raw list"),
     "doctor": ("doctor", "check lists before training; writes doctor.html and doctor.json"),
     "train": ("train", "train a model from a YAML and raw, shard or combine lists"),
     "average": ("average", "average the weights of several checkpoints"),
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0 if args else 2
-    verb = args[0].replace("_", "-")
+    words = [word.replace("_", "-") for word in args[:2]]
+    verb = " ".join(words) if " ".join(words) in VERBS else words[0]
     if verb == "--version":
         print(importlib.import_module("osum_echat").__version__)
         return 0
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f"osum_echat.bin.{VERBS[verb][0]}")
     saved = sys.argv
-    sys.argv = [f"osum-echat {verb}", *args[1:]]  # argparse shows it as the program's name
+    sys.argv = [f"osum-echat {verb}", *args[len(verb.split()) :]]  # argparse shows it as the program's name
     try:
         return int(module.main() or 0)
     finally:

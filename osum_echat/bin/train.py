@@ -15,7 +15,7 @@ import sys
 from rich.console import Console
 
 from osum_echat.bin._cli import INTERRUPTED, run_cli
-from osum_echat.config import RunConfig, load_config, save_config
+from osum_echat.config import AnyRun, load_run, save_config
 from osum_echat.train.assemble import assemble, check_empty, describe_plan
 from osum_echat.train.checkpoint import RunDir
 from osum_echat.train.engine import ENGINES, Engine, choose_device, make_engine
@@ -55,7 +55,7 @@ def resume_command() -> str:
     return shlex.join([*launch, "osum_echat.bin.train", *arguments])
 
 
-def _prepare_dir(cfg: RunConfig, args: argparse.Namespace, engine: Engine, step: int) -> None:
+def _prepare_dir(cfg: AnyRun, args: argparse.Namespace, engine: Engine, step: int) -> None:
     """Write train.yaml and env.json, once."""
     if engine.is_main:
         run = RunDir(args.dir)
@@ -71,7 +71,7 @@ def _dry_run(trainer: Trainer, console: Console) -> int:
     return 0
 
 
-def _train(cfg: RunConfig, args: argparse.Namespace, engine: Engine, console: Console) -> int:
+def _train(cfg: AnyRun, args: argparse.Namespace, engine: Engine, console: Console) -> int:
     run = RunDir(args.dir)
     console.print(describe_plan(cfg, engine), markup=False, highlight=False, soft_wrap=True)
     if args.dry_run:
@@ -94,7 +94,7 @@ def _train(cfg: RunConfig, args: argparse.Namespace, engine: Engine, console: Co
 def _body() -> int:
     args = make_parser().parse_args()
     overrides = [*args.set, *([f"train.init={json.dumps(args.init)}"] if args.init else [])]
-    cfg = load_config(args.config, overrides)
+    cfg = load_run(args.config, overrides)
     engine = make_engine(args.train_engine, choose_device(args.device), cfg.train.dtype, args.dist_backend)
     try:
         return _train(cfg, args, engine, Console(quiet=not engine.is_main))

@@ -47,6 +47,7 @@ _ROW_ERRORS: dict[str, Kind] = {
     "corrupt_audio": Kind("error", "Audio cannot be decoded", "Convert the file again, or remove the row."),
     "empty_audio": Kind("error", "Audio has no samples", "Remove the row; for segments check start and end."),
     "nan_audio": Kind("error", "Audio holds NaN or infinite samples", "Convert the file again."),
+    "bad_speech_token": Kind("error", "Speech tokens outside the codebook", "Extract them again with the tokenizer that training uses."),
     "unknown_task": Kind("error", "Unknown tasks", "Use a name of docs/adding_a_task.md, or set `task` of the source."),
     "unknown_label": Kind("error", "Labels outside the inventory", "Map them (aliases: osum_echat/text/tags.py) or remove the field."),
     "missing_label": Kind("error", "The task needs a field that is not there", "Add the field, or give the row another task."),
@@ -246,7 +247,7 @@ def _odd_rates(exams: Sequence[Exam], limits: Limits) -> list[Example]:
 
 
 def _chars_per_second(exam: Exam) -> float | None:
-    num = len((exam.text or "").replace(" ", ""))
+    num = 0 if exam.replies else len((exam.text or "").replace(" ", ""))
     return num / exam.seconds if num and exam.seconds else None
 
 

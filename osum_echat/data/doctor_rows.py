@@ -14,7 +14,7 @@ from osum_echat.audio.io import read_native
 from osum_echat.data.source import Drop
 from osum_echat.data.source import Row as SourceRow
 from osum_echat.errors import DataError
-from osum_echat.tasks.task import get_task
+from osum_echat.tasks.task import Task, get_task
 from osum_echat.text.tags import KINDS as LABELS
 from osum_echat.text.tags import age_from_years, canonical, is_missing
 from osum_echat.utterance import Utterance
@@ -34,6 +34,7 @@ class Limits:
     silence_db: float = -50.0  # dB re full scale of the loudest tenth of a second
     max_deviations: float = 6.0  # robust deviations of log characters per second, and at least a factor of two
     max_bad: float = 0.0  # share of a list that may be unusable before that is an error
+    codebook_size: int = 0  # codes of the speech tokenizer; 0: unknown, only negative ones are wrong
     speaker_overlap: str = "error"  # between training and test: error, warning or ok
 
 
@@ -47,7 +48,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Exam:
-    """What is remembered of a row once its audio was seen; ``labels`` are canonical."""
+    """What is remembered of a row once its audio was seen; ``labels`` are canonical. ``replies``: the text answers the audio."""
 
     key: str
     origin: str
@@ -58,6 +59,7 @@ class Exam:
     rate: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
     audio_hash: bytes | None = None
+    replies: bool = False
     problems: tuple[Problem, ...] = ()
 
 
@@ -66,10 +68,14 @@ def examine(row: SourceRow, limits: Limits) -> Exam:
     if isinstance(row, Drop):
         return Exam(row.key, row.origin, row.task, problems=(Problem(row.reason, row.message),))
     labels, problems = _check_fields(row)
+    problems += _check_codes(row, limits.codebook_size)
+    task = _task_of(row)
     exam = Exam(row.key, row.origin, row.task, row.txt, row.speaker, labels=tuple(labels.items()), problems=tuple(problems))
+    exam = replace(exam, replies=task is not None and task.follow_up is not None)
     source = row.audio if row.audio is not None else row.wav
     if source is None:
-        return _with(exam, [Problem("missing_audio", "neither wav nor embedded audio")]) if _wants_audio(row) else exam
+        wanted = task is not None and task.reads_audio
+        return _with(exam, [Problem("missing_audio", "neither wav nor embedded audio")]) if wanted else exam
     try:
         samples_S, rate = read_native(source, row.start, row.end)
     except DataError as error:
@@ -87,12 +93,12 @@ def _hash(samples_S: np.ndarray) -> bytes:
     return hashlib.blake2b(np.rint(samples_S * 32768.0).astype(np.int32).tobytes(), digest_size=12).digest()
 
 
-def _wants_audio(row: Utterance) -> bool:
-    """False for text-only tasks; a row of an unknown task is reported for that alone."""
+def _task_of(row: Utterance) -> Task | None:
+    """None for an unknown task: the row is reported for that alone."""
     try:
-        return get_task(row.task).reads_audio
+        return get_task(row.task)
     except DataError:
-        return False
+        return None
 
 
 def _check_fields(row: Utterance) -> tuple[dict[str, str], list[Problem]]:
@@ -114,10 +120,20 @@ def _check_fields(row: Utterance) -> tuple[dict[str, str], list[Problem]]:
     except DataError as error:
         return labels, [*problems, Problem("unknown_task", str(error))]
     absent = ["txt"] if task.transcript and not (row.txt or "").strip() else []
+    absent += ["speech_token"] if task.schedule != "text" and not row.speech_token else []
     absent += [name for name in task.labels if name not in labels and name not in unknown]
     if absent:
         problems.append(Problem("missing_label", f"task {row.task} needs {', '.join(absent)}"))
     return labels, problems
+
+
+def _check_codes(row: Utterance, codebook_size: int) -> Iterator[Problem]:
+    places = [("speech_token", row.speech_token), *((f"history.{n}.speech_token", t.speech_token) for n, t in enumerate(row.history))]
+    for place, codes in places:
+        wrong = [(n, code) for n, code in enumerate(codes or ()) if code < 0 or (codebook_size and code >= codebook_size)]
+        if wrong:
+            codebook = f"the codebook of {codebook_size}" if codebook_size else "any codebook"
+            yield Problem("bad_speech_token", f"{place}[{wrong[0][0]}] is {wrong[0][1]}, outside {codebook} ({len(wrong)} such)")
 
 
 def _check_samples(samples_S: np.ndarray, rate: int, limits: Limits) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from osum_echat.config import DataConfig, SourceConfig
 from osum_echat.data.batch import Batch, PackingStats, collate, pack
 from osum_echat.data.source import Mixture, Row, generator
-from osum_echat.data.steps import Example, Limits, Preparer, SequenceEncoder, as_utterance
+from osum_echat.data.steps import Encoder, Example, Limits, Preparer, as_utterance
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError
 
@@ -265,7 +265,7 @@ class Loader:
 def make_loader(
     sources: Sequence[SourceConfig],
     data: DataConfig,
-    encoder: SequenceEncoder,
+    encoder: Encoder,
     *,
     max_tokens: int,
     seed: int,

@@ -5,24 +5,24 @@ choice is drawn from (seed, epoch, key, copy), so it does not depend on who read
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from osum_echat.audio.augment import add_noise, change_speed, change_volume, spec_augment
-from osum_echat.audio.features import SAMPLE_RATE, LogMel
+from osum_echat.audio.features import SAMPLE_RATE, LogMel, num_llm_frames
 from osum_echat.audio.io import read_audio
-from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, TokenizerConfig
+from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, InterleaveConfig, TokenizerConfig
 from osum_echat.data.source import Drop, Row, generator
 from osum_echat.errors import DataError
-from osum_echat.tasks.sequence import Sequence, SequenceBuilder
+from osum_echat.tasks.sequence import AudioSpan, Sequence, SequenceBuilder
 from osum_echat.tasks.task import draw_task, encode, get_task
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import IGNORE, JointVocab
-from osum_echat.utterance import Utterance
+from osum_echat.utterance import Turn, Utterance
 
 _NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
@@ -48,16 +48,71 @@ class Limits:
     max_seconds: float | None = None
 
 
+class Encoder(Protocol):
+    """How utterances become sequences: what differs between the models that are trained."""
+
+    num_mels: int
+
+    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence: ...
+
+    def num_text(self, sequence: Sequence) -> int: ...
+
+    def log_mel(self, waveform_S: np.ndarray) -> Tensor: ...
+
+
+class TranscriptEncoder:
+    """Audio and the bytes of its transcript, for a model that learns by CTC alone: a position per 80 ms, nothing learned at any."""
+
+    def __init__(self, num_mels: int) -> None:
+        self.num_mels = num_mels
+        self._log_mel: LogMel | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_log_mel": None}
+
+    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence:
+        """Raises DataError where audio or transcript is missing; ``rng`` is not used."""
+        text, waveform_S = (utterance.txt or "").strip(), utterance.waveform_S
+        if waveform_S is None:
+            where = f"the row has no wav, or task {utterance.task} does not read it (`task: asr` of the source does)"
+            raise DataError(f"no audio to transcribe: {where}", "missing_audio")
+        if not text:
+            raise DataError("needs the field 'txt', the transcript of the audio", "missing_label")
+        length = num_llm_frames(len(waveform_S))
+        ids, labels = np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64)
+        ctc_ids = np.array(list(text.encode()), dtype=np.int64)
+        return Sequence(ids, labels, (AudioSpan(0, length, waveform_S),), ctc_ids, utterance.key, utterance.task)
+
+    def num_text(self, sequence: Sequence) -> int:
+        """No text id is learned."""
+        return 0
+
+    def log_mel(self, waveform_S: np.ndarray) -> Tensor:
+        """(F, M) log-mel of a 16 kHz waveform."""
+        if self._log_mel is None:
+            self._log_mel = LogMel(self.num_mels)
+        return self._log_mel(torch.from_numpy(waveform_S))
+
+
 class SequenceEncoder:
     """Text tools and log-mel of a run, built on first use in the process that uses them: only their configuration is pickled."""
 
-    def __init__(self, tokenizer: TokenizerConfig, prompts: str, codebook_size: int, num_mels: int, text_size: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: TokenizerConfig,
+        prompts: str,
+        codebook_size: int,
+        num_mels: int,
+        text_size: int | None = None,
+        ratio: InterleaveConfig = InterleaveConfig(),  # noqa: B008  frozen
+    ) -> None:
         """``text_size`` is the number of text embeddings of the model when that exceeds the tokenizer's vocabulary."""
         self.tokenizer_config = tokenizer
         self.prompts_name = prompts
         self.codebook_size = codebook_size
         self.num_mels = num_mels
         self.text_size = text_size
+        self.ratio = ratio
         self._tools: tuple[SequenceBuilder, LogMel] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,6 +124,11 @@ class SequenceEncoder:
         builder.rng = rng
         return encode(utterance, get_task(utterance.task), builder)
 
+    def num_text(self, sequence: Sequence) -> int:
+        """Text ids of the answer."""
+        builder, _ = self._load()
+        return int(builder.vocab.is_text(sequence.labels).sum())
+
     def log_mel(self, waveform_S: np.ndarray) -> Tensor:
         """(F, M) log-mel of a 16 kHz waveform."""
         _, log_mel = self._load()
@@ -78,7 +138,8 @@ class SequenceEncoder:
         if self._tools is None:
             tokenizer = load_tokenizer(self.tokenizer_config)
             vocab = JointVocab(self.text_size or tokenizer.vocab_size, self.codebook_size)
-            self._tools = (SequenceBuilder(tokenizer, vocab, load_prompts(self.prompts_name)), LogMel(self.num_mels))
+            builder = SequenceBuilder(tokenizer, vocab, load_prompts(self.prompts_name), ratio=self.ratio)
+            self._tools = builder, LogMel(self.num_mels)
         return self._tools
 
 
@@ -87,7 +148,7 @@ class Preparer:
     """``prepare`` with everything that stays the same during an epoch."""
 
     data: DataConfig
-    encoder: SequenceEncoder
+    encoder: Encoder
     limits: Limits
     seed: int
     epoch: int
@@ -105,7 +166,7 @@ class Preparer:
                 utterance = augment(utterance, self.data.augment, rng)
             wording = generator("wording", self.seed, self.epoch, utterance.key, copy) if self.train else None
             sequence = self.encoder.sequence(utterance, wording)
-            check_length(sequence, self.data.filter, self.limits)
+            check_length(sequence, self.encoder.num_text(sequence), self.data.filter, self.limits)
             return features(sequence, self.encoder, self.data.augment, rng)
         except DataError as error:
             return Drop.because(error, utterance, task)
@@ -113,53 +174,70 @@ class Preparer:
 
 def decode(utterance: Utterance) -> Utterance:
     """Reads the audio, wherever it is, when the task hears it; a task that needs audio and finds none drops the utterance at layout."""
+    if not get_task(utterance.task).reads_audio:
+        return utterance
+    utterance = replace(utterance, history=tuple(_decode_turn(turn) for turn in utterance.history))
     source = utterance.audio if utterance.audio is not None else utterance.wav
-    if source is None or not get_task(utterance.task).reads_audio:
+    if source is None:
         return utterance
     waveform_S = read_audio(source, utterance.start, utterance.end)
     return replace(utterance, waveform_S=waveform_S, audio=None)
 
 
+def _decode_turn(turn: Turn) -> Turn:
+    source = turn.audio if turn.audio is not None else turn.wav
+    if source is None or turn.role != "user":  # the model's own turns are text and speech codes
+        return turn
+    return replace(turn, waveform_S=read_audio(source), audio=None)
+
+
 def check_seconds(utterance: Utterance, bounds: FilterConfig) -> None:
-    """Drops audio outside the bounds."""
-    if utterance.waveform_S is None:
-        return
-    seconds = len(utterance.waveform_S) / SAMPLE_RATE
-    if seconds < bounds.min_seconds:
-        raise DataError(f"{seconds:.3f} s of audio, data.filter.min_seconds is {bounds.min_seconds}", "too_short")
-    if seconds > bounds.max_seconds:
-        raise DataError(f"{seconds:.1f} s of audio, data.filter.max_seconds is {bounds.max_seconds}", "too_long")
+    """Drops audio outside the bounds, that of earlier turns too."""
+    waveforms = [utterance.waveform_S, *(turn.waveform_S for turn in utterance.history)]
+    for seconds in (len(waveform_S) / SAMPLE_RATE for waveform_S in waveforms if waveform_S is not None):
+        if seconds < bounds.min_seconds:
+            raise DataError(f"{seconds:.3f} s of audio, data.filter.min_seconds is {bounds.min_seconds}", "too_short")
+        if seconds > bounds.max_seconds:
+            raise DataError(f"{seconds:.1f} s of audio, data.filter.max_seconds is {bounds.max_seconds}", "too_long")
 
 
 def augment(utterance: Utterance, config: AugmentConfig, rng: np.random.Generator) -> Utterance:
-    """Speed (word times follow), noise and volume, as far as they are switched on."""
-    waveform_S = utterance.waveform_S
-    if waveform_S is None:
+    """Speed (word times follow), noise and volume, as far as they are switched on; a speaker keeps his speed in all turns."""
+    if utterance.waveform_S is None:
         return utterance
     words = utterance.words
     speed = config.speed[int(rng.integers(len(config.speed)))]
+    if speed != 1.0 and words is not None:
+        words = tuple((word, start / speed, end / speed) for word, start, end in words)
+    waveform_S = _augmented(utterance.waveform_S, speed, config, rng)
+    history = tuple(
+        turn if turn.waveform_S is None else replace(turn, waveform_S=_augmented(turn.waveform_S, speed, config, rng))
+        for turn in utterance.history
+    )
+    return replace(utterance, waveform_S=waveform_S, words=words, history=history)
+
+
+def _augmented(waveform_S: np.ndarray, speed: float, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     if speed != 1.0:
         waveform_S = change_speed(waveform_S, speed)
-        words = None if words is None else tuple((word, start / speed, end / speed) for word, start, end in words)
     if config.noise_snr_db is not None:
         waveform_S = add_noise(waveform_S, rng.uniform(*config.noise_snr_db), rng)
     if config.volume_db is not None:
         waveform_S = change_volume(waveform_S, rng.uniform(*config.volume_db))
-    return replace(utterance, waveform_S=waveform_S, words=words)
+    return waveform_S
 
 
-def check_length(sequence: Sequence, bounds: FilterConfig, limits: Limits) -> None:
-    """Drops what is longer than the bounds or than a whole micro-batch."""
-    num_answer = int((sequence.labels != IGNORE).sum())
-    if num_answer > bounds.max_text_tokens:
-        raise DataError(f"{num_answer} answer tokens, data.filter.max_text_tokens is {bounds.max_text_tokens}", "text_too_long")
+def check_length(sequence: Sequence, num_text: int, bounds: FilterConfig, limits: Limits) -> None:
+    """Drops what is longer than the bounds or than a whole micro-batch; `num_text` counts the text ids of the answer."""
+    if num_text > bounds.max_text_tokens:
+        raise DataError(f"{num_text} answer tokens, data.filter.max_text_tokens is {bounds.max_text_tokens}", "text_too_long")
     longest = min(bounds.max_sequence, limits.max_tokens)
     if len(sequence.ids) > longest:
         name = "data.filter.max_sequence" if longest == bounds.max_sequence else "train.max_tokens"
         raise DataError(f"{len(sequence.ids)} positions, {name} is {longest}", "sequence_too_long")
 
 
-def features(sequence: Sequence, encoder: SequenceEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
+def features(sequence: Sequence, encoder: Encoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
     """Log-mel of every audio span, SpecAugment when training; the waveforms are let go."""
     mels = [encoder.log_mel(span.waveform_S) for span in sequence.audio]
     if rng is not None and (config.spec_time_masks or config.spec_freq_masks):

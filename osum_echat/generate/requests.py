@@ -3,7 +3,7 @@
 The prompt is written by the same function as in training (tasks/task.py), with the first wording of each instruction pool.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +14,10 @@ from osum_echat.audio.features import SAMPLE_RATE, LogMel
 from osum_echat.config import RunConfig, SourceConfig
 from osum_echat.data.source import SOURCES, Row
 from osum_echat.data.steps import decode
-from osum_echat.errors import DataError
-from osum_echat.generate.rules import Below, Forbid, LogitRule, StopRule
+from osum_echat.errors import DataError, UserError
+from osum_echat.generate.rules import Below, Forbid, LogitRule, NoLoop, StopRule
+from osum_echat.generate.sampling import Sampler
+from osum_echat.generate.schedule import Phase, Plan, make_schedule
 from osum_echat.tasks.sequence import Sequence, SequenceBuilder
 from osum_echat.tasks.task import Task, encode_prompt
 from osum_echat.text.prompts import load_prompts
@@ -24,6 +26,8 @@ from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import JointVocab
 from osum_echat.utterance import Utterance
 
+GREEDY = Sampler()
+SPEECH_SAMPLER = Sampler(temperature=1.0, top_k=25, top_p=0.8, repeat_window=10)
 _NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
 
@@ -66,29 +70,50 @@ class RequestEncoder:
         self.task = task
         self.max_seconds = max_seconds
         self.tokenizer = load_tokenizer(config.tokenizer)
-        vocab = JointVocab(config.model.llm.vocab_size, config.model.speech.codebook_size)
-        self._builder = SequenceBuilder(self.tokenizer, vocab, load_prompts(config.prompts), None)
+        self.vocab = JointVocab(config.model.llm.vocab_size, config.model.speech.codebook_size)
+        self.ratio = config.interleave
+        self._builder = SequenceBuilder(self.tokenizer, self.vocab, load_prompts(config.prompts), None, config.interleave)
         self._log_mel = LogMel(config.features.num_mels)
 
     def request(self, utterance: Utterance) -> Request:
         """Read the audio and lay out the prompt; raises DataError when that is not possible."""
-        utterance = decode(utterance)
-        seconds = 0.0 if utterance.waveform_S is None else len(utterance.waveform_S) / SAMPLE_RATE
+        utterance = decode(replace(utterance, task=self.task.name))
+        return self._request(encode_prompt(utterance, self.task, self._builder))
+
+    def follow_up(self, utterance: Utterance, unread: Iterable[int]) -> Request:
+        """The next question of a live dialogue, behind the ids of the reply before that the model has not read yet."""
+        if self.task.follow_up is None:
+            raise UserError(f"the task {self.task.name!r} has no dialogue: every request starts anew")
+        utterance = decode(replace(utterance, task=self.task.name))
+        self._builder.clear()
+        self._builder.ids(list(unread))
+        self.task.follow_up(utterance, self._builder)
+        return self._request(self._builder.build(utterance.key, self.task.name))
+
+    def _request(self, prompt: Sequence) -> Request:
+        seconds = sum(len(span.waveform_S) for span in prompt.audio) / SAMPLE_RATE
         if seconds > self.max_seconds:
-            raise DataError(f"{utterance.key}: {seconds:.1f} s of audio, --max_seconds is {self.max_seconds:g}", "too_long")
-        prompt = encode_prompt(utterance, self.task, self._builder)
+            raise DataError(f"{prompt.key}: {seconds:.1f} s of audio, --max_seconds is {self.max_seconds:g}", "too_long")
         mels = tuple(self._log_mel(torch.from_numpy(span.waveform_S)) for span in prompt.audio)
         spans = tuple(replace(span, waveform_S=_NO_SAMPLES) for span in prompt.audio)
-        return Request(utterance.key, replace(prompt, audio=spans), mels, seconds)
+        return Request(prompt.key, replace(prompt, audio=spans), mels, seconds)
 
     def rules(self) -> tuple[LogitRule, ...]:
         """The placeholder of an unknown label is never an answer, nor is an id the tokenizer does not have."""
         placeholder = tuple(self.tokenizer.encode(tag_text(KINDS[0], UNKNOWN)))
         return Below(self.tokenizer.vocab_size), Forbid((placeholder,))
 
-    def stop(self, max_new: int | None = None) -> StopRule:
-        """End of the answer; the task's own bound unless another is given."""
-        return StopRule(self.tokenizer.eos_id, self.task.max_new if max_new is None else max_new)
+    def plan(
+        self, text: Sampler = GREEDY, speech: Sampler = SPEECH_SAMPLER, max_new: int | None = None, max_speech: int | None = None
+    ) -> Plan:
+        """How the task is answered: its schedule, the sampler of each sort, its own longest lengths unless others are given."""
+        boundary = self.vocab.id_to_code(self.vocab.boundary)
+        stops = (
+            StopRule(self.tokenizer.eos_id, self.task.max_new if max_new is None else max_new),
+            StopRule(boundary, self.task.max_speech if max_speech is None else max_speech),
+        )
+        phases = Phase(stops[0], text, self.rules()), Phase(stops[1], speech, (NoLoop(boundary),))
+        return Plan(make_schedule(self.task.schedule, self.ratio), self.vocab, *phases)
 
     def answer(self, ids: tuple[int, ...]) -> Answer:
         """Text of answer ids, split into words and labels."""

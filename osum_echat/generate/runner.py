@@ -1,7 +1,8 @@
 """Decode a list: read ahead a window, sort it by length, answer it in batches, write results as they come.
 
 Every finished batch is appended to `partial.jsonl`; starting the same decode again goes on behind it. At the end the directory holds
-`text`, `transcript`, `labels.jsonl` (in list order) and `decode.json`. An utterance that cannot be decoded is a counted drop.
+`text`, `transcript`, `labels.jsonl`, for spoken answers `speech_token.jsonl` (all in list order), and `decode.json`. An utterance that
+cannot be decoded is a counted drop.
 """
 
 import json
@@ -18,12 +19,13 @@ from osum_echat.data.source import Drop, Row
 from osum_echat.errors import DataError
 from osum_echat.files import write_text
 from osum_echat.generate.decoder import generate
-from osum_echat.generate.requests import Request, RequestEncoder, read_answer
+from osum_echat.generate.requests import GREEDY, SPEECH_SAMPLER, Request, RequestEncoder, read_answer
 from osum_echat.generate.sampling import Sampler
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import Task
 
 PARTIAL = "partial.jsonl"
+_DECIDES_ANSWER = ("sampler", "speech_sampler", "seed", "max_new", "max_speech")
 Progress = Callable[[int, int], None]
 """(utterances done, utterances dropped)"""
 
@@ -32,9 +34,11 @@ Progress = Callable[[int, int], None]
 class DecodeSettings:
     """How to decode. `max_batch_seconds` bounds a batch of long recordings; `read_ahead` utterances are sorted by length."""
 
-    sampler: Sampler = Sampler()  # noqa: RUF009  frozen
+    sampler: Sampler = GREEDY
+    speech_sampler: Sampler = SPEECH_SAMPLER
     seed: int = 777
     max_new: int | None = None
+    max_speech: int | None = None
     batch_size: int = 32
     max_batch_seconds: float = 480.0
     read_ahead: int = 512
@@ -46,6 +50,7 @@ class DecodeRecord:
 
     order: list[str] = field(default_factory=list)
     raw: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, list[int]] = field(default_factory=dict)
     cut_off: set[str] = field(default_factory=set)
     drops: list[dict[str, str]] = field(default_factory=list)
     audio_seconds: float = 0.0
@@ -112,6 +117,7 @@ def decode_list(
 def _restore(record: DecodeRecord, line: dict[str, Any]) -> None:
     for item in line["answers"]:
         record.raw[item["key"]] = item["raw"]
+        record.codes[item["key"]] = item["codes"]
         record.audio_seconds += item["seconds"]
         if not item["finished"]:
             record.cut_off.add(item["key"])
@@ -182,13 +188,17 @@ def _answer_batch(model: EChat, encoder: RequestEncoder, batch: list[Request], s
         model,
         [request.prompt for request in batch],
         [mel for request in batch for mel in request.mels],
-        sampler=settings.sampler,
-        stop=encoder.stop(settings.max_new),
-        rules=encoder.rules(),
-        seed=settings.seed,
+        encoder.plan(settings.sampler, settings.speech_sampler, settings.max_new, settings.max_speech),
+        settings.seed,
     )
     return [
-        {"key": request.key, "raw": encoder.answer(answer.ids).raw, "seconds": round(request.seconds, 4), "finished": answer.finished}
+        {
+            "key": request.key,
+            "raw": encoder.answer(answer.ids).raw,
+            "codes": list(answer.codes),
+            "seconds": round(request.seconds, 4),
+            "finished": answer.finished,
+        }
         for request, answer in zip(batch, answers, strict=True)
     ]
 
@@ -201,6 +211,9 @@ def write_outputs(record: DecodeRecord, task: Task, out: Path, facts: dict[str, 
     write_text(out / "transcript", kaldi_text({key: answer.transcript for key, answer in answers.items()}))
     lines = [json.dumps({"key": key, **answers[key].labels}, ensure_ascii=False) + "\n" for key in keys]
     write_text(out / "labels.jsonl", "".join(lines))
+    if task.schedule != "text":
+        lines = [json.dumps({"key": key, "speech_token": record.codes[key]}) + "\n" for key in keys]
+        write_text(out / "speech_token.jsonl", "".join(lines))
     info = {
         **facts,
         "has_transcript": task.transcript,
@@ -226,5 +239,5 @@ def kaldi_text(texts: Mapping[str, str]) -> str:
 def identity_of(config: Path, checkpoint: Path, source: dict[str, str], task: Task, settings: DecodeSettings) -> dict[str, Any]:
     """What makes two decodes the same: files (by size and time), task, and all that changes an answer."""
     stamps = {str(path): [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in (config, checkpoint, Path(source["list"]))}
-    options = {name: value for name, value in asdict(settings).items() if name in ("sampler", "seed", "max_new")}
-    return {"format": 1, "task": task.name, **source, "files": stamps, **options}
+    options = {name: value for name, value in asdict(settings).items() if name in _DECIDES_ANSWER}
+    return {"format": 2, "task": task.name, **source, "files": stamps, **options}

@@ -11,7 +11,9 @@ from torch import nn
 from osum_echat.config import AdapterConfig, EncoderConfig, LlmConfig, ModelConfig, SpeechConfig
 from osum_echat.errors import ConfigError
 from osum_echat.model.echat import EChat
+from osum_echat.model.encoder import EncoderLayer, SpeechEncoder
 from osum_echat.model.layers import LoraLinear
+from osum_echat.model.llm import DecoderLayer
 
 ARCHITECTURES = {"echat": EChat}
 _GAIN = 0.64
@@ -47,7 +49,7 @@ def build_model(cfg: ModelConfig, device: torch.device | str = "cpu") -> EChat:
 
 
 @torch.no_grad()
-def init_weights(model: EChat) -> None:
+def init_weights(model: nn.Module) -> None:
     """Initialise every parameter.
 
     Matrices, convolutions, embeddings (speech rows included) and LoRA A: normal with std 0.64 / sqrt(inputs), which is the usual 0.02 at
@@ -56,11 +58,13 @@ def init_weights(model: EChat) -> None:
     stream are divided by sqrt(2 * layers), so its variance does not grow with depth. Norms: 1 and 0. Biases: 0. LoRA B: 0, so the first
     step starts from the base model.
     """
+    encoders = [module for module in model.modules() if isinstance(module, SpeechEncoder)]
+    fronts = [conv for encoder in encoders for conv in (encoder.conv1, encoder.conv2)]
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=_GAIN * module.embedding_dim**-0.5)
         elif isinstance(module, nn.Linear | nn.Conv1d):
-            gain = _FRONT_GAIN if module in (model.encoder.conv1, model.encoder.conv2) else _GAIN
+            gain = _FRONT_GAIN if module in fronts else _GAIN
             nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -71,10 +75,11 @@ def init_weights(model: EChat) -> None:
         if isinstance(module, LoraLinear):
             nn.init.normal_(module.lora_a, std=_GAIN * module.in_features**-0.5)
             nn.init.zeros_(module.lora_b)
-    for stack in (model.encoder.layers, model.adapter.layers, model.llm.layers):
+    for stack in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
         for layer in stack:
-            for name in ("o_proj", "down_proj"):
-                getattr(layer, name).weight.mul_((2 * len(stack)) ** -0.5)
+            if isinstance(layer, EncoderLayer | DecoderLayer):
+                layer.o_proj.weight.mul_((2 * len(stack)) ** -0.5)
+                layer.down_proj.weight.mul_((2 * len(stack)) ** -0.5)
 
 
 def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """Qwen2 and Qwen3 decoders, with an explicit key/value state for generation and optional LoRA.
 
 ``forward`` runs over packed training sequences. Generation is ``init_state``, one packed ``prefill``, then ``step`` with one position per
-row; the state is a value that the caller owns. Architectures: Qwen2 (arXiv 2407.10671; bias on q, k, v) and Qwen3 dense (arXiv 2505.09388;
-RMSNorm on each query and key head, no bias). Both are checked against transformers in ``test/parity``.
+row, or ``extend`` with many for a state of one row; the state is a value that the caller owns. Architectures: Qwen2 (arXiv 2407.10671; bias
+on q, k, v) and Qwen3 dense (arXiv 2505.09388; RMSNorm on each query and key head, no bias). Both are checked against transformers in
+``test/parity``.
 
 Shape legend: B rows, T packed positions, D width, V text vocabulary, N query heads, K key/value heads, H head dim, C cache capacity.
 
@@ -37,6 +38,14 @@ class KVState:
     @property
     def capacity(self) -> int:
         return self.keys[0].shape[2]
+
+    def grown(self, capacity: int) -> "KVState":
+        """The same rows with room for at least ``capacity`` positions each."""
+        more = capacity - self.capacity
+        if more <= 0:
+            return self
+        keys, values = [F.pad(x, (0, 0, 0, more)) for x in self.keys], [F.pad(x, (0, 0, 0, more)) for x in self.values]
+        return KVState(keys, values, self.lens_B, self.row_lens)
 
     def select(self, rows: list[int]) -> "KVState":
         """The state of some rows, in the given order; the others are dropped."""
@@ -141,6 +150,27 @@ class Llm(nn.Module):
             x_TD = layer.finish(x_TD, packed_attention(q_TNH, k_TKH, v_TKH, packing, causal=True))
         state.row_lens = list(packing.lens)
         state.lens_B = (packing.cu_seqlens[1:] - packing.cu_seqlens[:-1]).long()
+        return self.norm(x_TD)
+
+    def extend(self, x_TD: Tensor, state: KVState) -> Tensor:
+        """Append T positions to a state of one row, such as the next turn of a dialogue; returns (T, D), advances the state in place."""
+        (past,) = state.row_lens
+        longest = past + x_TD.shape[0]
+        if longest > state.capacity:
+            raise ValueError(f"extend to {longest} positions in a state of capacity {state.capacity}")
+        positions_T = torch.arange(past, longest, device=x_TD.device)
+        angles = self.angles(x_TD, positions_T)
+        mask_TC = torch.arange(longest, device=x_TD.device) <= positions_T.unsqueeze(1)
+        for layer, key_BKCH, value_BKCH in self._with_cache(state):
+            q_TNH, k_TKH, v_TKH = layer.project(x_TD, angles)
+            key_BKCH[0, :, past:longest] = k_TKH.transpose(0, 1).to(key_BKCH.dtype)
+            value_BKCH[0, :, past:longest] = v_TKH.transpose(0, 1).to(value_BKCH.dtype)
+            q_BNTH = q_TNH.transpose(0, 1).unsqueeze(0).to(key_BKCH.dtype)
+            keys, values = key_BKCH[:, :, :longest], value_BKCH[:, :, :longest]
+            y_BNTH = F.scaled_dot_product_attention(q_BNTH, keys, values, attn_mask=mask_TC, enable_gqa=True)
+            x_TD = layer.finish(x_TD, y_BNTH[0].transpose(0, 1))
+        state.lens_B = state.lens_B + x_TD.shape[0]
+        state.row_lens = [longest]
         return self.norm(x_TD)
 
     def step(self, x_BD: Tensor, state: KVState) -> Tensor:

@@ -13,7 +13,9 @@ import numpy as np
 from rich.text import Text
 
 from osum_echat.audio.features import num_llm_frames
+from osum_echat.config import InterleaveConfig
 from osum_echat.errors import ConfigError, DataError
+from osum_echat.tasks.interleave import interleave
 from osum_echat.text.prompts import Prompts
 from osum_echat.text.tokenizer import Tokenizer
 from osum_echat.text.vocab import IGNORE, JointVocab
@@ -60,13 +62,21 @@ class SequenceBuilder:
     generator of its own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab: JointVocab, prompts: Prompts, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab: JointVocab,
+        prompts: Prompts,
+        rng: np.random.Generator | None = None,
+        ratio: InterleaveConfig = InterleaveConfig(),  # noqa: B008  frozen
+    ) -> None:
         if tokenizer.vocab_size > vocab.text_size:
             raise ConfigError(f"the tokenizer has {tokenizer.vocab_size} ids but the model only {vocab.text_size} (model.llm.vocab_size)")
         self.tokenizer = tokenizer
         self.vocab = vocab
         self.prompts = prompts
         self.rng = rng
+        self.ratio = ratio
         self.clear()
 
     def clear(self) -> None:
@@ -101,11 +111,19 @@ class SequenceBuilder:
 
     def speech(self, codes: Many[int], learn: bool = False) -> None:
         """Append speech the model says: boundary, codes, boundary."""
+        self.ids(self._speech_ids(codes), learn)
+
+    def interleaved(self, text: str, codes: Many[int], learn: bool = False) -> None:
+        """Append text, eos and speech (boundary, codes, boundary) in alternating blocks."""
+        text_ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+        self.ids(interleave(text_ids, self._speech_ids(codes), self.ratio.text, self.ratio.speech), learn)
+
+    def _speech_ids(self, codes: Many[int]) -> list[int]:
         wrong = [code for code in codes if not 0 <= code < self.vocab.codebook_size]
         if wrong:
             raise DataError(f"speech code {wrong[0]} is outside the codebook of {self.vocab.codebook_size}", "bad_speech_token")
         boundary = self.vocab.boundary
-        self.ids([boundary, *(self.vocab.code_to_id(code) for code in codes), boundary], learn)
+        return [boundary, *(self.vocab.code_to_id(code) for code in codes), boundary]
 
     def transcript(self, text: str) -> None:
         """Note the words of the audio for the CTC branch; no position of the sequence."""

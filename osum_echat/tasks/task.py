@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 
 from osum_echat.config import ConvertConfig
 from osum_echat.errors import ConfigError, DataError
-from osum_echat.tasks import chat, understand
+from osum_echat.tasks import chat, speak, understand
 from osum_echat.tasks.sequence import Sequence, SequenceBuilder
 from osum_echat.text.tags import KINDS
 from osum_echat.utterance import Utterance
@@ -26,7 +26,8 @@ class Task:
     """One row: how a sequence is laid out, and what its answer holds.
 
     `transcript` and `labels` say what to score in the answer; `tags` is the name of the task in OSUM's lists (order is free);
-    `schedule` is the kind of answer ("text" so far) and `max_new` bounds it when decoding.
+    `schedule` is the form of the answer (a key of speak.REPLIES); when decoding, `max_new` bounds its text ids and `max_speech` its codes.
+    `follow_up` lays out the next question of a live dialogue; a task without one starts anew every time.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Task:
     reads_audio: bool = True
     schedule: str = "text"
     max_new: int = 400
+    max_speech: int = 0
+    follow_up: Layout | None = None
 
 
 def _understand(name: str, tags: str, answer: Layout | None = None, transcript: bool = True, labels: str = "", max_new: int = 400) -> Task:
@@ -63,6 +66,28 @@ def _label_rows(name: str, tags: str, labels: str) -> tuple[Task, Task]:
     return alone, _understand(f"asr_{name}", f"<TRANSCRIBE> {tags}", labels=labels)
 
 
+def _speak(name: str, tags: str, family: str, schedule: str) -> Task:
+    """A row that reads a text aloud."""
+    layout = partial(speak.prompt, family=family), partial(speak.answer, schedule=schedule)
+    return Task(name, family, *layout, tags, reads_audio=False, schedule=schedule, max_new=800, max_speech=2000)
+
+
+def _chat(name: str, tags: str, family: str, schedule: str, hears: bool = True) -> Task:
+    """A row of conversation; `hears` tells spoken questions from written ones."""
+    return Task(
+        name=name,
+        family=family,
+        prompt=partial(chat.prompt, family=family, schedule=schedule, hears=hears),
+        answer=partial(chat.answer, schedule=schedule, hears=hears),
+        tags=tags,
+        reads_audio=hears,
+        schedule=schedule,
+        max_new=800,
+        max_speech=0 if schedule == "text" else 2000,
+        follow_up=partial(chat.follow_up, hears=hears),
+    )
+
+
 _ROWS: tuple[Task, ...] = (
     _understand("asr", "<TRANSCRIBE>"),
     _understand("asr_punctuation", "<TRANSCRIBE> <PUNCTUATION>"),
@@ -81,7 +106,12 @@ _ROWS: tuple[Task, ...] = (
     _understand("asr_p_style", "<TRANSCRIBE> <CAPTION> <AGE> <GENDER> <EMOTION> <STYLE>", labels="age gender event emotion style"),
     _understand("asr_p", "<TRANSCRIBE> <AGE> <GENDER> <CAPTION> <EMOTION>", labels="age gender event emotion"),
     _understand("only_p", "<AGE> <GENDER> <CAPTION> <EMOTION>", transcript=False, labels="age gender event emotion", max_new=64),
-    Task("t2t", "t2t", partial(chat.prompt, family="t2t"), chat.answer, "<TEXT2TEXT>", reads_audio=False, max_new=800),
+    _chat("t2t", "<TEXT2TEXT>", "t2t", "text", hears=False),
+    _chat("s2t", "<S2TCHAT>", "s2t", "text"),
+    _chat("s2s", "<S2TCHAT> <TEXT2TOKEN>", "s2s", "text_speech"),
+    _chat("s2s_interleaved", "<S2TCHAT> <TEXT2TOKEN> <STREAMING>", "s2s_stream", "interleaved"),
+    _speak("tts", "<TEXT2TOKEN>", "tts", "speech"),
+    _speak("tts_interleaved", "<TEXT2TOKEN> <STREAMING>", "tts_stream", "interleaved"),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 
@@ -90,7 +120,9 @@ def _tag_set(tags: str) -> frozenset[str]:
     return frozenset(re.findall(r"<\s*([^<>\s]+)\s*>", tags.upper()))
 
 
-_BY_TAGS: dict[frozenset[str], Task] = {_tag_set(task.tags): task for task in _ROWS} | {_tag_set("<CAPTION> <AUDIO>"): TASKS["event"]}
+_ALIASES = {"<CAPTION> <AUDIO>": "event", "<SPEECH2TEXTANDTOKEN>": "s2s", "<S2TCHAT> <TEXT2TOKEN> <EMOTION>": "s2s"}  # OSUM's lists too
+_BY_TAGS: dict[frozenset[str], Task] = {_tag_set(task.tags): task for task in _ROWS}
+_BY_TAGS |= {_tag_set(tags): TASKS[name] for tags, name in _ALIASES.items()}
 
 
 @lru_cache(maxsize=1024)

@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from osum_echat.config import RunConfig
+from osum_echat.config import AnyRun, RunConfig, SpeechTokenizerRun, load_run
 from osum_echat.data.pipeline import Loader, make_loader
-from osum_echat.data.steps import SequenceEncoder
-from osum_echat.errors import CheckpointError
+from osum_echat.data.steps import Encoder, SequenceEncoder, TranscriptEncoder
+from osum_echat.errors import CheckpointError, ConfigError
 from osum_echat.model.build import build_model, parameter_report, set_trainable
-from osum_echat.model.echat import EChat
+from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer, build_speech_tokenizer
 from osum_echat.train.checkpoint import RunDir, load_weights
 from osum_echat.train.engine import Engine
-from osum_echat.train.objective import EChatObjective
+from osum_echat.train.objective import EChatObjective, Objective, SpeechTokenizerObjective
 from osum_echat.train.trainer import LoaderFactory, Trainer
 
 
-def make_loaders(cfg: RunConfig, engine: Engine) -> LoaderFactory:
+class Arch(NamedTuple):
+    """What differs between the models that can be trained: three builders, each from the run's configuration."""
+
+    model: Callable[[Any], nn.Module]
+    encoder: Callable[[Any], Encoder]
+    objective: Callable[[Any], Objective]
+
+
+def _sequence_encoder(cfg: RunConfig) -> SequenceEncoder:
+    speech, encoder, llm = cfg.model.speech, cfg.model.encoder, cfg.model.llm
+    return SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder.num_mels, llm.vocab_size, cfg.interleave)
+
+
+ARCHS: dict[str, Arch] = {
+    "echat": Arch(
+        model=lambda cfg: build_model(cfg.model),
+        encoder=_sequence_encoder,
+        objective=lambda cfg: EChatObjective(cfg.model.ctc.weight if cfg.model.ctc else 0.0),
+    ),
+    "speech_tokenizer": Arch(
+        model=lambda cfg: build_speech_tokenizer(cfg.model),
+        encoder=lambda cfg: TranscriptEncoder(cfg.model.encoder.num_mels),
+        objective=lambda cfg: SpeechTokenizerObjective(cfg.model.quantizer.commitment),
+    ),
+}
+
+
+def make_loaders(cfg: AnyRun, engine: Engine) -> LoaderFactory:
     """Loaders of the run's lists for this rank."""
-    speech, encoder_cfg, llm = cfg.model.speech, cfg.model.encoder, cfg.model.llm
-    encoder = SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder_cfg.num_mels, text_size=llm.vocab_size)
+    encoder = ARCHS[cfg.model.arch].encoder(cfg)
 
     def make(split: str, epoch: int, state: dict[str, Any] | None) -> Loader:
         is_train = split == "train"
@@ -35,15 +64,25 @@ def make_loaders(cfg: RunConfig, engine: Engine) -> LoaderFactory:
     return make
 
 
-def make_model(cfg: RunConfig, init: str | None, console: Console) -> EChat:
+def make_model(cfg: AnyRun, init: str | None, console: Console) -> nn.Module:
     """The model with random or `init` weights and its trainable part; the same on every rank."""
     torch.manual_seed(cfg.seed)
-    model = build_model(cfg.model)
+    model = ARCHS[cfg.model.arch].model(cfg)
     set_trainable(model, cfg.train.trainable)
     if init:
         report = load_weights(model, RunDir(init).path, cfg.train.init_allow_missing)
         console.print(f"{init}: {report}", style="yellow" if report.unexpected else None, markup=False, highlight=False, soft_wrap=True)
     return model
+
+
+def load_speech_tokenizer(config: str | Path, checkpoint: str | Path, device: str = "cpu") -> SpeechTokenizer:
+    """A trained tokenizer, ready to encode, from the `train.yaml` and the weights of its run."""
+    cfg = load_run(config)
+    if not isinstance(cfg, SpeechTokenizerRun):
+        raise ConfigError(f"{config}: model.arch is {cfg.model.arch}, expected speech_tokenizer: give the train.yaml of its training")
+    model = build_speech_tokenizer(cfg.model)
+    load_weights(model, Path(checkpoint))
+    return model.to(device).eval()
 
 
 def check_empty(run_dir: RunDir) -> None:
@@ -54,12 +93,20 @@ def check_empty(run_dir: RunDir) -> None:
         )
 
 
-def assemble(cfg: RunConfig, run_dir: RunDir, engine: Engine, console: Console, resume: bool) -> Trainer:
+def _check_processes(cfg: AnyRun, engine: Engine) -> None:
+    if engine.world > 1 and isinstance(cfg, SpeechTokenizerRun) and cfg.model.quantizer.kind == "vq":
+        raise ConfigError(
+            f"model.quantizer.kind vq trains in one process (each would keep averages of its own), there are {engine.world}; take fsq"
+        )
+
+
+def assemble(cfg: AnyRun, run_dir: RunDir, engine: Engine, console: Console, resume: bool) -> Trainer:
     """A trainer at the start of the run, or at its last checkpoint."""
+    _check_processes(cfg, engine)
     step = run_dir.resumable() if resume else None
     model = make_model(cfg, cfg.train.init if step is None else None, console)
     console.print(parameter_report(model), markup=False, highlight=False)
-    objective = EChatObjective(cfg.model.ctc.weight if cfg.model.ctc else 0.0)
+    objective = ARCHS[cfg.model.arch].objective(cfg)
     trainer = Trainer(model, cfg, make_loaders(cfg, engine), engine, run_dir, objective, console)
     if step is not None:
         trainer.resume()
@@ -67,7 +114,7 @@ def assemble(cfg: RunConfig, run_dir: RunDir, engine: Engine, console: Console, 
     return trainer
 
 
-def describe_plan(cfg: RunConfig, engine: Engine) -> str:
+def describe_plan(cfg: AnyRun, engine: Engine) -> str:
     """What is going to happen, in a few lines."""
     train, world = cfg.train, engine.world
     ends = [f"{n} {what}" for n, what in ((train.max_epochs, "epochs"), (train.max_steps, "steps")) if n]

@@ -1,18 +1,21 @@
-"""What is minimised: joint cross-entropy over text and speech tokens, plus CTC on the encoder; and what dev is scored by.
+"""What is minimised and what dev is scored by: joint cross-entropy with CTC on the encoder (EChat), CTC alone (speech tokenizer).
 
-Shape suffixes: T packed joint positions, D width, V text vocabulary, K speech outputs. Sums and counts only: the trainer divides once
-by the global counts. Left out: distillation.
+Shape suffixes: T packed joint positions, D width, V text vocabulary, K speech outputs, E packed CTC frames, C classes. Sums and counts
+only: the trainer divides once by the global counts. Left out: distillation.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from rapidfuzz.distance import Levenshtein
 
 from osum_echat.data.batch import Batch
 from osum_echat.losses import ctc_loss, joint_cross_entropy, score_positions
 from osum_echat.model.echat import EChat
+from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer
 
 
 class TrainBatch(Protocol):
@@ -77,3 +80,36 @@ class EChatObjective:
         sums = torch.zeros(len(names), 3, device=index_R.device)
         sums.index_add_(0, task_of_sequence[sequence_R], torch.stack([loss_R, correct_R.float(), torch.ones_like(loss_R)], dim=1))
         return dict(zip(names, sums, strict=True))
+
+
+class SpeechTokenizerObjective:
+    """CTC behind the codebook, and the commitment loss of a codebook that has one."""
+
+    ctc_weight = 1.0
+
+    def __init__(self, commitment: float = 0.0) -> None:
+        self.commitment = commitment
+
+    def losses(self, model: SpeechTokenizer, batch: Batch) -> LossSums:
+        """Differentiable sums. The commitment is a mean; times the bytes of the batch it survives the division by all bytes as one."""
+        output = model(batch.mel_BFM, batch.mel_lens_B.tolist())
+        ctc, count = ctc_loss(output.ctc_logits_EC, output.ctc_lens, batch.ctc_ids, batch.ctc_lens_B)
+        return LossSums(torch.zeros_like(ctc), ctc + self.commitment * output.commitment * count)
+
+    def scores(self, model: SpeechTokenizer, batch: Batch) -> dict[str, torch.Tensor]:
+        """Per task [CTC sum, bytes without the edits to the likeliest path, bytes]: the accuracy is 1 - byte error rate."""
+        output = model(batch.mel_BFM, batch.mel_lens_B.tolist())
+        logits = output.ctc_logits_EC.split(list(output.ctc_lens))
+        targets = batch.ctc_ids.split(batch.ctc_lens_B.tolist())
+        sums: dict[str, torch.Tensor] = {}
+        for task, logits_EC, length, ids in zip(batch.tasks, logits, output.ctc_lens, targets, strict=True):
+            ctc, count = ctc_loss(logits_EC, [length], ids, torch.tensor([len(ids)]))
+            edits = Levenshtein.distance(best_path(logits_EC), ids.tolist())
+            score = torch.stack([ctc, (count - edits).to(ctc), count.to(ctc)])
+            sums[task] = sums[task] + score if task in sums else score
+        return sums
+
+
+def best_path(logits_EC: torch.Tensor) -> list[int]:
+    """CTC's likeliest classes: repetitions joined, blanks (the last class) taken out."""
+    return [label for label, _ in groupby(logits_EC.argmax(1).tolist()) if label != logits_EC.shape[1] - 1]

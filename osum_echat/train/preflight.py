@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from osum_echat.audio.features import SAMPLE_RATE, num_encoder_frames, num_llm_frames, num_mel_frames
-from osum_echat.config import RunConfig
+from osum_echat.config import AnyRun, RunConfig
 from osum_echat.data.batch import Batch, collate
 from osum_echat.errors import UserError
 from osum_echat.tasks.sequence import AudioSpan, Sequence
@@ -25,9 +25,9 @@ _WRAPPING = 3  # positions of a sequence beside its audio slots: begin, end and 
 _SHORTEST = 1600  # samples; less audio is not worth a sequence
 
 
-def worst_case_batch(cfg: RunConfig) -> Batch:
+def worst_case_batch(cfg: AnyRun) -> Batch:
     """The largest micro-batch `train.max_tokens`, `train.max_batch_seconds` and `data.filter` let through."""
-    vocab = JointVocab(cfg.model.llm.vocab_size, cfg.model.speech.codebook_size)
+    vocab = JointVocab(cfg.model.llm.vocab_size, cfg.model.speech.codebook_size) if isinstance(cfg, RunConfig) else JointVocab(1)
     bounds, left = cfg.data.filter, cfg.train.max_tokens
     longest = min(bounds.max_sequence, left)
     samples_left = int((cfg.train.max_batch_seconds or left) * SAMPLE_RATE)  # a second takes more than one position
@@ -62,17 +62,19 @@ def _text_sequence(length: int) -> Sequence:
     return Sequence(ids, ids.copy(), (), np.zeros(0, dtype=np.int64), "preflight", "preflight")
 
 
-def _audio_sequence(vocab: JointVocab, num_slots: int, num_frames: int, cfg: RunConfig) -> Sequence:
+def _audio_sequence(vocab: JointVocab, num_slots: int, num_frames: int, cfg: AnyRun) -> Sequence:
     ids = np.array([vocab.audio_begin, *[vocab.audio_slot] * num_slots, vocab.audio_end, 0], dtype=np.int64)
     labels = np.full(len(ids), IGNORE, dtype=np.int64)
     labels[-1] = 0
-    num_ctc = min(cfg.data.filter.max_text_tokens, num_frames // 4) if cfg.model.ctc else 0  # CTC needs room for blanks
+    has_ctc = cfg.model.ctc is not None if isinstance(cfg, RunConfig) else True
+    num_ctc = min(cfg.data.filter.max_text_tokens, num_frames // 4) if has_ctc else 0  # CTC needs room for blanks
     ctc_ids = np.zeros(num_ctc, dtype=np.int64)
     return Sequence(ids, labels, (AudioSpan(1, num_slots, np.zeros(0, dtype=np.float32)),), ctc_ids, "preflight", "preflight")
 
 
 def preflight(model: nn.Module, objective: Objective, engine: Engine, batch: TrainBatch) -> int:
-    """Forward and backward on the largest batch without a step; returns the peak memory in bytes."""
+    """Forward and backward on the largest batch without a step; returns the peak memory in bytes. The model stays as it is."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # moving averages change in a forward
     try:
         with engine.autocast():
             losses = objective.losses(model, batch.to(engine.device))
@@ -83,4 +85,7 @@ def preflight(model: nn.Module, objective: Objective, engine: Engine, batch: Tra
             "Lower train.max_tokens or train.max_batch_seconds, or turn on gradient_checkpointing."
         ) from None
     engine.buffer().zero()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
     return peak_memory_bytes(engine.device)

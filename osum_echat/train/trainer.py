@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from osum_echat.config import RunConfig
+from osum_echat.config import AnyRun
 from osum_echat.data.tally import Tally
 from osum_echat.errors import CheckpointError, DataError, UserError
 from osum_echat.train.checkpoint import RunDir, load_file, load_weights, weights_on_cpu
@@ -103,7 +103,7 @@ class Trainer:
     """Trains one model in one run directory."""
 
     def __init__(
-        self, model: nn.Module, cfg: RunConfig, loader_factory: LoaderFactory, engine: Engine, run_dir: RunDir, objective: Objective,
+        self, model: nn.Module, cfg: AnyRun, loader_factory: LoaderFactory, engine: Engine, run_dir: RunDir, objective: Objective,
         console: Console | None = None,
     ) -> None:  # fmt: skip
         self.model, self.cfg, self.train = model, cfg, cfg.train

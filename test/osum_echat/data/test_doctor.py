@@ -146,6 +146,18 @@ def test_suspicious_audio_and_text(tmp_path: Path) -> None:
     assert counts["mixed_rates"] == 2
 
 
+def test_a_reply_has_no_rate_but_needs_its_speech_tokens(tmp_path: Path) -> None:
+    lines: list[dict[str, object]] = rows(tmp_path / "a", "train", 30)
+    long = {"wav": tone(tmp_path / "t.wav", 506), "txt": "far too many words for half a second " * 4}
+    lines += [
+        {"key": "good", "task": "s2s", "speech_token": [1], **long},
+        {"key": "bad", "task": "s2s_interleaved", **long},
+        {"key": "said", "task": "tts", **long},
+    ]
+    findings = {f.kind: [example["key"] for example in f.examples] for f in diagnose(write(tmp_path / "x.list", lines)).findings}
+    assert findings["missing_label"] == ["bad", "said"] and findings["text_rate"] == ["said"]
+
+
 def test_rare_classes(tmp_path: Path) -> None:
     lines = rows(tmp_path / "a", "train", 60, emotion="joy")
     lines[0]["emotion"] = "sad"

@@ -1,5 +1,6 @@
 """The generation loop: batched = one by one, = recomputing everything at every token; stopping, sampling, rules."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from osum_echat.generate.decoder import Generated, generate
 from osum_echat.generate.requests import Request, RequestEncoder, read_rows
 from osum_echat.generate.rules import Forbid, StopRule
 from osum_echat.generate.sampling import Sampler
+from osum_echat.generate.schedule import Phase, Plan, Schedule
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import TASKS
+from osum_echat.text.vocab import JointVocab
 
 NEVER = -1
+VOCAB = JointVocab(440, 8)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +30,13 @@ def requests(run_config: RunConfig, noise_list: Path) -> list[Request]:
 
 
 def run(model: EChat, requests: list[Request], **options: object) -> list[Generated]:
-    options = {"sampler": Sampler(), "stop": StopRule(NEVER, 12), **options}
-    return generate(model, [item.prompt for item in requests], [mel for item in requests for mel in item.mels], **options)  # type: ignore[arg-type]
+    seed = options.pop("seed", 0)
+    plan = Plan(Schedule(None, 0), VOCAB, Phase(**{"stop": StopRule(NEVER, 12), **options}), Phase(StopRule(NEVER, 0)))  # type: ignore[arg-type]
+    return generate(model, [item.prompt for item in requests], [mel for item in requests for mel in item.mels], plan, seed)  # type: ignore[arg-type]
+
+
+def cut_off(ids: Sequence[int]) -> Generated:
+    return Generated(tuple(ids), (), (*ids, NEVER), False)
 
 
 def some_eos(model: EChat, requests: list[Request]) -> int:
@@ -60,7 +69,7 @@ def test_equals_a_full_forward_at_every_token(model: EChat, requests: list[Reque
             token = int(model.text_logits(hidden_TD[-1:]).argmax())
             x_TD = torch.cat([x_TD, model.embed_ids(torch.tensor([token]))])
         expected.append(token)
-    assert run(model, [request], stop=StopRule(NEVER, 6))[0] == Generated(tuple(expected), False)
+    assert run(model, [request], stop=StopRule(NEVER, 6))[0] == cut_off(expected)
 
 
 def _packing(length: int):  # type: ignore[no-untyped-def]
@@ -73,10 +82,10 @@ def test_eos_ends_and_is_left_out_and_max_new_cuts(model: EChat, requests: list[
     long = run(model, requests[:1])[0]
     eos = long.ids[3]
     first = long.ids.index(eos)
-    assert run(model, requests[:1], stop=StopRule(eos, 12))[0] == Generated(long.ids[:first], True)
-    assert run(model, requests[:1], stop=StopRule(NEVER, 2))[0] == Generated(long.ids[:2], False)
+    assert run(model, requests[:1], stop=StopRule(eos, 12))[0] == Generated(long.ids[:first], (), (*long.ids[:first], eos), True)
+    assert run(model, requests[:1], stop=StopRule(NEVER, 2))[0] == cut_off(long.ids[:2])
     assert not long.finished and len(long.ids) == 12
-    assert run(model, requests[:1], stop=StopRule(NEVER, 0))[0] == Generated((), False)
+    assert run(model, requests[:1], stop=StopRule(NEVER, 0))[0] == cut_off(())
 
 
 def test_a_forbidden_id_never_comes(model: EChat, requests: list[Request]) -> None:

@@ -1,5 +1,7 @@
 """Sampling: filters by hand, frequencies against probabilities, independence of the batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,3 +58,48 @@ def test_greedy_needs_no_generator_and_nonsense_is_refused() -> None:
     assert Sampler().choose(torch.tensor([[0.0, 2.0, 1.0]]), []).tolist() == [1]
     with pytest.raises(ConfigError, match="top_p"):
         Sampler(temperature=1.0, top_p=0.0)
+
+
+STUCK = torch.tensor([8.0, 2.0, 1.0, 0.0, -1.0])
+NUCLEUS = Sampler(temperature=1.0, top_p=0.9)  # only id 0 is left: for ever
+
+
+def sample(sampler: Sampler, steps: int, key: str = "k") -> list[int]:
+    ids: list[int] = []
+    generator = request_generator(3, key)
+    for _ in range(steps):
+        ids.append(int(sampler.choose(STUCK[None], [generator], [ids])))
+    return ids
+
+
+def test_repetition_aware_sampling_leaves_the_nucleus_that_holds_it() -> None:
+    assert set(sample(NUCLEUS, 2000)) == {0}
+    aware = sample(replace(NUCLEUS, repeat_window=10), 20_000)
+    others = sum(token != 0 for token in aware) / len(aware)
+    expected = 1 - float(STUCK.softmax(-1)[0])  # all but every draw repeats, and is then drawn from the whole distribution
+    assert others == pytest.approx(expected, rel=0.35) and expected > 0.003
+
+
+def test_repetition_is_counted_in_the_window_only() -> None:
+    sampler = Sampler(temperature=1.0, top_k=1, repeat_window=4, repeat_share=0.5)
+    flat = torch.tensor([[1.0, 0.999, 0.999]])  # drawn again, it is nearly uniform
+
+    def again(history: list[int]) -> float:
+        drawn = [int(sampler.choose(flat, [request_generator(1, str(at))], [history])) for at in range(600)]
+        return sum(token != 0 for token in drawn) / 600
+
+    assert again([0, 0, 0, 0, 1, 1, 0, 0]) == 0  # two of four are no more than half
+    assert again([0, 1, 0, 0, 0]) == pytest.approx(2 / 3, abs=0.08)
+    assert again([0, 0]) == 0
+
+
+def test_drawing_again_keeps_rows_independent() -> None:
+    sampler = Sampler(temperature=1.0, top_p=0.9, repeat_window=10)
+    torch.manual_seed(1)
+    logits = torch.randn(8, 12) * 3
+    history = [[row] * row for row in range(8)]
+    batched = sampler.choose(logits, [request_generator(2, str(row)) for row in range(8)], history)
+    alone = [int(sampler.choose(logits[row][None], [request_generator(2, str(row))], [history[row]])) for row in range(8)]
+    assert batched.tolist() == alone
+    with pytest.raises(ConfigError, match="repeat_window"):
+        Sampler(repeat_window=-1)

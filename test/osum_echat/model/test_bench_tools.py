@@ -9,6 +9,7 @@ import pytest
 PRINTED = {
     "bench_loss_head.py": r"ours / full +memory (\d+\.\d+)  time (\d+\.\d+)",
     "bench_train_step.py": r"ours / theirs (\d+\.\d+)",
+    "bench_decode_heads.py": r"joint / phase (\d+\.\d+)",
     "bench_encoder.py": r"speed-up (\d+\.\d+)",
 }
 
@@ -16,7 +17,7 @@ PRINTED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_small(root, name):
-    if name != "bench_loss_head.py":
+    if name not in ("bench_loss_head.py", "bench_decode_heads.py"):
         pytest.importorskip("transformers", reason="this benchmark compares with transformers (test requirement)")
     done = subprocess.run([sys.executable, root / "tools" / "bench" / name, "--small"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

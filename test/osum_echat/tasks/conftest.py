@@ -11,6 +11,8 @@ from osum_echat.text.tokenizer import load_tokenizer, train_sentencepiece
 from osum_echat.text.vocab import JointVocab
 from osum_echat.utterance import Utterance
 
+SPEECH = (*range(40), 63, 0)
+
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
@@ -43,6 +45,7 @@ def utterance():
         question="what is on?",
         words=(("open", 0.0, 0.32), ("the", 0.4, 0.5), ("Door", 0.5, 1.0)),
         extra={"answer": "it is open"},
+        speech_token=SPEECH,
         origin="train.list:7",
         waveform_S=np.linspace(-0.5, 0.5, 16000, dtype=np.float32),
     )

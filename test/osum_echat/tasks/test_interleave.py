@@ -1,5 +1,7 @@
 """Interleaving against a reference that walks element by element, for all lengths that occur."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +33,18 @@ def test_equals_the_naive_reference_and_inverts(num_text, num_speech, n, m):
         assert deinterleave(mixed, lambda token: token < 1000) == (text, speech)
         if speech:
             assert mixed[-1] == speech[-1]
+
+
+def test_every_text_length_and_every_speech_length_at_the_papers_ratio():
+    """Each length of the one kind meets a dozen of the other, drawn anew for each."""
+    rng = random.Random(0)
+    pairs = [(num_text, rng.randint(0, 400)) for num_text in range(201) for _ in range(12)]
+    pairs += [(rng.randint(0, 200), num_speech) for num_speech in range(401) for _ in range(12)]
+    for num_text, num_speech in pairs:
+        text, speech = list(range(num_text)), list(range(1000, 1000 + num_speech))
+        mixed = interleave(text, speech)
+        assert mixed == naive(text, speech, 6, 18), (num_text, num_speech)
+        assert deinterleave(mixed, lambda token: token < 1000) == (text, speech)
 
 
 def test_every_short_length_at_the_papers_ratio():

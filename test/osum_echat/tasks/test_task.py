@@ -22,11 +22,20 @@ ANSWERS = {
     "align": "<0.0>open<0.3><0.4>the<0.5><0.5>Door<1.0>",
     "sttc": f"{WORDS}<开始回答>it is open",
     "t2t": WORDS,
+    "s2t": WORDS,
+    "s2s": WORDS,
+    "s2s_interleaved": WORDS,
+    "tts_interleaved": WORDS,
 }
 
 
-def learned_text(sequence, tokenizer):
-    return tokenizer.decode(sequence.labels[sequence.labels != IGNORE].tolist())
+def learned(sequence):
+    return sequence.labels[sequence.labels != IGNORE]
+
+
+def learned_text(sequence, tokenizer, vocab=None):
+    ids = learned(sequence)
+    return tokenizer.decode(ids[ids < (vocab.text_size if vocab else 1 << 30)].tolist())
 
 
 def expected_answer(task):
@@ -35,7 +44,8 @@ def expected_answer(task):
 
 
 def test_the_table_is_not_empty_and_names_its_rows():
-    assert len(TASKS) >= 25
+    assert len(TASKS) >= 30
+    assert {"tts", "tts_interleaved", "s2t", "s2s", "s2s_interleaved"} <= set(TASKS)
     assert {"asr", "align", "sttc", "asr_p", "only_p", "t2t", *KINDS, *(f"asr_{kind}" for kind in KINDS)} <= set(TASKS)
     assert all(name == task.name for name, task in TASKS.items())
 
@@ -48,11 +58,17 @@ def test_prompt_is_a_prefix_and_exactly_the_answer_is_learned(name, builder, utt
     assert (prompt.labels == IGNORE).all()
     assert (whole.labels[: len(prompt)] == IGNORE).all()
     assert whole.labels[len(prompt) :].tolist() == whole.ids[len(prompt) :].tolist()
-    assert learned_text(whole, tokenizer) == expected_answer(task) + "<|im_end|>"
-    assert whole.num_supervised == len(whole) - len(prompt) < task.max_new
+    writes, speaks = task.schedule != "speech", task.schedule != "text"
+    assert learned_text(whole, tokenizer, vocab) == (expected_answer(task) + "<|im_end|>" if writes else "")
+    spoken = [vocab.boundary, *(vocab.code_to_id(code) for code in utterance.speech_token), vocab.boundary]
+    assert [token for token in learned(whole).tolist() if not vocab.is_text(token)] == (spoken if speaks else [])
+    num_text = sum(vocab.is_text(token) for token in learned(whole).tolist())
+    assert num_text < task.max_new and whole.num_supervised - num_text - (2 if speaks else 0) <= task.max_speech
+    assert whole.num_supervised == len(whole) - len(prompt)
     assert (whole.key, whole.task) == ("u1", name)
     assert bool(whole.audio) == bool(prompt.audio) == task.reads_audio
-    assert whole.ctc_ids.tolist() == (list(WORDS.encode()) if task.reads_audio else [])
+    heard = utterance.question if task.follow_up else WORDS
+    assert whole.ctc_ids.tolist() == (list(heard.encode()) if task.reads_audio else [])
     if task.reads_audio:
         assert whole.audio[0].start == prompt.audio[0].start
         assert whole.ids[whole.audio[0].start - 1] == vocab.audio_begin
@@ -60,13 +76,14 @@ def test_prompt_is_a_prefix_and_exactly_the_answer_is_learned(name, builder, utt
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_prompt_needs_neither_text_nor_labels(name, builder, utterance):
+def test_the_prompt_needs_neither_answer_nor_labels(name, builder, utterance):
     task = TASKS[name]
-    bare = Utterance(key="u1", question=utterance.question, waveform_S=utterance.waveform_S)
+    text = utterance.txt if name.startswith("tts") else None  # there it is the question, not the answer
+    bare = Utterance(key="u1", txt=text, question=utterance.question, waveform_S=utterance.waveform_S)
     assert encode_prompt(bare, task, builder).ids.tolist() == encode_prompt(utterance, task, builder).ids.tolist()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.family == "understand"])
 def test_the_answer_can_be_read_back(name, builder, utterance, tokenizer):
     task = TASKS[name]
     text = learned_text(encode(utterance, task, builder), tokenizer).removesuffix("<|im_end|>")
@@ -74,7 +91,7 @@ def test_the_answer_can_be_read_back(name, builder, utterance, tokenizer):
     assert labels == {kind: LABELS[kind] for kind in task.labels}
     if name == "align":
         assert [word for word, _, _ in parse_words(text)] == WORDS.split()
-    elif name != "t2t":
+    else:
         assert split_reply(transcript)[0] == (WORDS if task.transcript else "")
 
 
@@ -125,6 +142,13 @@ def test_the_instruction_is_drawn_only_with_a_generator(tokenizer, vocab, uttera
         ("<TRANSCRIBE> <AGE> <GENDER> <STYLE> <EMOTION>", "asr_age_gender_emotion_style"),
         ("<TRANSCRIBE> <S2TCHAT>", "sttc"),
         ("<TEXT2TEXT>", "t2t"),
+        ("<S2TCHAT>", "s2t"),
+        ("<S2TCHAT> <TEXT2TOKEN>", "s2s"),
+        ("<Speech2TEXTandTOKEN>", "s2s"),
+        ("<S2TCHAT> <TEXT2TOKEN> <EMOTION>", "s2s"),
+        ("<STREAMING><S2TCHAT> <TEXT2TOKEN>", "s2s_interleaved"),
+        ("<TEXT2TOKEN>", "tts"),
+        ("<TEXT2TOKEN> <STREAMING>", "tts_interleaved"),
     ],
 )
 def test_tasks_are_found_by_name_and_osum_tags(given, name):
@@ -185,6 +209,19 @@ def test_rows_as_they_stand_in_lists(line, answer, builder, tokenizer):
         ("t2t", {"question": " "}, "missing_question", "question"),
         ("t2t", {"txt": None}, "missing_text", "reply"),
         ("t2t", {"question": "<|im_start|>"}, "control_text", "im_start"),
+        ("tts", {"txt": None}, "missing_text", "train.list:7: u1"),
+        ("tts", {"txt": " "}, "empty_text", "train.list:7: u1"),
+        ("tts", {"txt": "<|im_end|>"}, "control_text", "im_end"),
+        ("tts", {"speech_token": None}, "missing_speech_token", "train.list:7: u1: .*speech-tokens"),
+        ("tts", {"speech_token": ()}, "missing_speech_token", "train.list:7: u1"),
+        ("tts", {"speech_token": (1, 64)}, "bad_speech_token", "train.list:7: u1.*speech code 64"),
+        ("tts_interleaved", {"speech_token": (-1,)}, "bad_speech_token", "train.list:7: u1.*speech code -1"),
+        ("s2s", {"waveform_S": None}, "missing_audio", "train.list:7: u1"),
+        ("s2s", {"waveform_S": np.zeros(100, np.float32)}, "empty_audio", "train.list:7: u1: .*100 samples"),
+        ("s2s", {"txt": ""}, "empty_text", "train.list:7: u1.*reply"),
+        ("s2s", {"speech_token": (99,)}, "bad_speech_token", "train.list:7: u1.*speech code 99"),
+        ("s2s_interleaved", {"speech_token": None}, "missing_speech_token", "train.list:7: u1.*reply"),
+        ("s2t", {"txt": None}, "missing_text", "reply"),
     ],
 )
 def test_defects_have_a_reason_and_a_place(task, change, reason, message, builder, utterance, tokenizer):

@@ -1,0 +1,84 @@
+"""Harmonic-plus-noise source of the vocoder: sines at the multiples of the pitch, noise where there is none.
+
+The neural source filter of https://arxiv.org/abs/1910.09778 as HiFT uses it (https://arxiv.org/abs/2309.09493): harmonic h of a frame with
+pitch f0 has the phase 2 pi h (p + f0 n / rate) + offset_h at sample n = 1, 2, … of the frame, where p, in cycles, is what the frames before
+have accumulated. p is carried in float64, modulo 1: the sines of the tenth minute are as exact as those of the first second, and a stream
+that is cut anywhere goes on in phase. The offsets are drawn once per stream; the fundamental's is zero.
+
+Noise of a request comes from its own generator, one draw of fixed size per frame: it depends neither on the pieces the stream comes in
+nor on the other streams of the batch. In training (no generators) it comes from torch's global generator.
+
+Shape legend: B streams, F mel frames, N sines (fundamental and harmonics), S samples.
+
+Left out: a gradient from the waveform to the pitch (the pitch has its own loss).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from osum_echat.config_token2wav import VocoderConfig
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """Where the sines of each stream are, and what its noise is drawn from (a generator moves on as it is drawn from)."""
+
+    phase_B: Tensor  # cycles of the fundamental, float64
+    offset_BN: Tensor  # radians
+    generators: Sequence[torch.Generator] | None
+
+
+class HarmonicSource(nn.Module):
+    """``(f0_BF, state) -> (source_B1S, state)`` with S = F * hop."""
+
+    def __init__(self, cfg: VocoderConfig, sample_rate: int, hop: int) -> None:
+        super().__init__()
+        self.sample_rate, self.hop = sample_rate, hop
+        self.num_sines = cfg.num_harmonics + 1
+        self.sine_amp, self.noise_std, self.voiced_hz = cfg.sine_amp, cfg.noise_std, cfg.voiced_hz
+        self.l_linear = nn.Linear(self.num_sines, 1)
+
+    def init_state(self, batch: int, generators: Sequence[torch.Generator] | None = None) -> SourceState:
+        """Phase zero and fresh offsets, drawn from each stream's generator (the first thing drawn from it)."""
+        device = self.l_linear.weight.device
+        if generators is None:
+            unit_BN = torch.rand(batch, self.num_sines, device=device)
+        else:
+            rows = [torch.rand(self.num_sines, generator=generator, device=generator.device) for generator in generators]
+            unit_BN = torch.stack([row.to(device) for row in rows])
+        offset_BN = (2.0 * unit_BN - 1.0) * math.pi
+        offset_BN[:, 0] = 0.0
+        return SourceState(torch.zeros(batch, dtype=torch.float64, device=device), offset_BN, generators)
+
+    def forward(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
+        with torch.no_grad():
+            sines_BFSN, state = self._sines(f0_BF.detach(), state)
+            voiced_BF11 = (f0_BF > self.voiced_hz).to(sines_BFSN.dtype)[..., None, None]
+            noise_std = voiced_BF11 * self.noise_std + (1.0 - voiced_BF11) * self.sine_amp / 3.0
+            sines_BFSN = sines_BFSN * (voiced_BF11 * self.sine_amp) + noise_std * self._noise(sines_BFSN, state.generators)
+        mixed_BS1 = self.l_linear(sines_BFSN.flatten(1, 2).to(self.l_linear.weight.dtype))
+        return torch.tanh(mixed_BS1).transpose(1, 2), state
+
+    def _sines(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
+        step_BF = f0_BF.double() / self.sample_rate
+        ends_BF = state.phase_B.unsqueeze(1) + (step_BF * self.hop).cumsum(1)
+        starts_BF = torch.cat((state.phase_B.unsqueeze(1), ends_BF), 1)[:, :-1]
+        sample_S = torch.arange(1, self.hop + 1, dtype=torch.float64, device=f0_BF.device)
+        cycles_BFS = (starts_BF.unsqueeze(2) + step_BF.unsqueeze(2) * sample_S).remainder(1.0).float()
+        harmonic_N = torch.arange(1, self.num_sines + 1, device=f0_BF.device)
+        angle_BFSN = 2.0 * math.pi * cycles_BFS.unsqueeze(3) * harmonic_N + state.offset_BN[:, None, None]
+        phase_B = ends_BF[:, -1].remainder(1.0) if ends_BF.shape[1] else state.phase_B
+        return angle_BFSN.sin_(), SourceState(phase_B, state.offset_BN, state.generators)
+
+    def _noise(self, like_BFSN: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+        if generators is None:
+            return torch.randn_like(like_BFSN)
+        noise_BFSN = torch.empty_like(like_BFSN)
+        for row, generator in enumerate(generators):
+            for frame in range(like_BFSN.shape[1]):
+                noise_BFSN[row, frame] = torch.randn(self.hop, self.num_sines, generator=generator, device=generator.device)
+        return noise_BFSN

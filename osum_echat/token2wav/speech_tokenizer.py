@@ -1,0 +1,110 @@
+"""Supervised semantic speech tokens: a Whisper-style encoder with a codebook inside, trained to transcribe (arXiv:2407.05407, 2412.10117).
+
+Frames of 50 Hz are encoded, neighbours are joined to one vector a token (25 Hz by default), quantised, and a few more layers must spell the
+transcript from the codes alone: CTC over UTF-8 bytes. So a code says what is spoken, whoever speaks. Each token gives as many CTC frames
+as it has joined, so a low token rate never leaves the transcript too few of them. Codes need the part up to the quantiser only.
+
+An utterance of S samples has ``num_speech_tokens(S, frames_per_token)`` tokens (audio/features.py), the same ones alone and in any batch up
+to the rounding of matrix products.
+
+Shape legend: B utterances, F mel frames, M mel bins, E packed encoder frames, N packed tokens, D width, C classes, S samples.
+
+Left out: streaming; the published tokenizers (audio/frontends.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from osum_echat.audio.features import LogMel
+from osum_echat.config import SpeechTokenizerConfig
+from osum_echat.model.build import init_weights
+from osum_echat.model.encoder import EncoderLayer, SpeechEncoder
+from osum_echat.model.layers import LayerNorm, whisper_sinusoids
+from osum_echat.model.packing import Packing
+from osum_echat.text.vocab import NUM_BYTES
+from osum_echat.token2wav.quantizer import make_quantizer
+
+
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """Packed CTC logits (classes are bytes, the blank is the last column), their frames per utterance, packed codes, commitment loss."""
+
+    ctc_logits_EC: Tensor
+    ctc_lens: tuple[int, ...]
+    codes_N: Tensor
+    commitment: Tensor
+
+
+class SpeechTokenizer(nn.Module):
+    """See the module docstring. Make it with :func:`build_speech_tokenizer`."""
+
+    def __init__(self, cfg: SpeechTokenizerConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.frames_per_token = cfg.frames_per_token
+        width, encoder = cfg.encoder.width, cfg.encoder
+        self.encoder = SpeechEncoder(encoder)
+        self.quantizer = make_quantizer(cfg.quantizer)
+        self.down = nn.Linear(cfg.frames_per_token * width, self.quantizer.width)
+        self.up = nn.Linear(self.quantizer.width, width)
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, encoder.num_heads, encoder.ffn_width, encoder.dropout, key_bias=False, activation="gelu")
+            for _ in range(cfg.num_layers_after)
+        )
+        self.after_norm = LayerNorm(width)
+        self.head = nn.Linear(width, cfg.frames_per_token * (NUM_BYTES + 1))
+
+    def forward(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> TokenizerOutput:
+        z_ND, packing = self._latents(mel_BFM, mel_lens)
+        quantized = self.quantizer(z_ND)
+        x_ND = self.up(quantized.vectors_ND)
+        positions_LD = whisper_sinusoids(packing.max_seqlen, x_ND.shape[1], x_ND.device).to(self.up.weight.dtype)
+        x_ND = x_ND + positions_LD[packing.offset_T]
+        for layer in self.layers:
+            x_ND = layer(x_ND, packing)
+        logits_EC = self.head(self.after_norm(x_ND)).view(-1, NUM_BYTES + 1)
+        lens = tuple(self.frames_per_token * length for length in packing.lens)
+        return TokenizerOutput(logits_EC, lens, quantized.codes_N, quantized.commitment)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes are below it."""
+        return self.quantizer.codebook_size
+
+    @torch.no_grad()
+    def encode(self, mels: Sequence[Tensor]) -> list[Tensor]:
+        """(F, M) log-mels to one int64 tensor of codes each, on the CPU. Call ``eval()`` first."""
+        if not mels:
+            return []
+        mel_BFM = pad_sequence(list(mels), batch_first=True).to(self.up.weight.device)
+        z_ND, packing = self._latents(mel_BFM, [len(mel_FM) for mel_FM in mels])
+        return list(self.quantizer.codes(z_ND).cpu().split(list(packing.lens)))
+
+    def encode_samples(self, samples: Sequence[Tensor]) -> list[Tensor]:
+        """The same for 16 kHz mono waveforms; one too short for a frame is a DataError (too_short)."""
+        return self.encode([self.log_mel(samples_S) for samples_S in samples])
+
+    @cached_property
+    def log_mel(self) -> LogMel:
+        """The features of this model; on the CPU."""
+        return LogMel(self.cfg.encoder.num_mels)
+
+    def _latents(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> tuple[Tensor, Packing]:
+        """What is quantised: neighbouring frames side by side, zeros where an utterance has none left."""
+        x_ED, frames = self.encoder(mel_BFM, mel_lens)
+        packing = Packing.from_lens([-(-length // self.frames_per_token) for length in frames.lens], x_ED.device)
+        slots_E = packing.cu_seqlens[:-1].long()[frames.row_T] * self.frames_per_token + frames.offset_T
+        x_ED = x_ED.new_zeros(packing.total * self.frames_per_token, x_ED.shape[1]).index_copy(0, slots_E, x_ED)
+        return self.down(x_ED.view(packing.total, -1)), packing
+
+
+def build_speech_tokenizer(cfg: SpeechTokenizerConfig) -> SpeechTokenizer:
+    """A freshly initialised model."""
+    model = SpeechTokenizer(cfg)
+    init_weights(model)
+    return model
