@@ -8,11 +8,14 @@ readers within an epoch.
 """
 
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -195,7 +198,15 @@ class Loader:
 
     def _items(self) -> Iterator[Item]:
         pipeline = Pipeline(self._mixture, self._prepare, self._share, self._positions, self._next)
-        return iter(DataLoader(pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=_start_worker))
+        if not self._num_workers:
+            return iter(DataLoader(pipeline, batch_size=None))
+        # From a clean server: this process holds threads (gloo, OpenMP, TensorBoard), a fork of it could wait forever for a lock of theirs.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([_entry_point(), __name__])
+        start = partial(_start_worker, os.getpid())
+        return iter(
+            DataLoader(pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=start, multiprocessing_context=context)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values: small, and loadable with ``weights_only=True``."""
@@ -293,19 +304,25 @@ def _next_item(items: Iterator[Item]) -> Item:
         raise error.with_traceback(None) from None
 
 
-def _start_worker(_worker: int) -> None:
+def _entry_point() -> str:
+    """The module that was started with ``python -m``: a reader imports it, which is quick when the server has done so before."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else __name__
+
+
+def _start_worker(parent: int, _worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach the whole process group, but the trainer wants batches until its step is done and saved.
 
     So a reader heeds SIGTERM only from its parent, and otherwise ends when its loader lets go of it or the parent is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    threading.Thread(target=_heed_parent, daemon=True).start()
+    threading.Thread(target=_heed_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _heed_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+def _heed_parent(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)

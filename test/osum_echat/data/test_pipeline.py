@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from osum_echat.config import AugmentConfig, ConvertConfig, DataConfig, SourceConfig
+from osum_echat.config import AugmentConfig, ConvertConfig, DataConfig, SourceConfig, TokenizerConfig
 from osum_echat.data.batch import Batch
 from osum_echat.data.pipeline import Loader, make_loader
 from osum_echat.data.shards import ShardOptions, make_shards
 from osum_echat.data.source import read_raw_list
 from osum_echat.data.steps import SequenceEncoder
-from osum_echat.errors import DataError
+from osum_echat.errors import ConfigError, DataError
 
 NUM = 40
 Rows = list[dict[str, object]]
@@ -212,11 +212,9 @@ def test_a_hopeless_epoch_stops_early(loader: Make, tmp_path: Path, write_list: 
 
 
 def test_a_failing_worker_says_why(loader: Make, encoder: SequenceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("the tokenizer has gone")
-
-    monkeypatch.setattr(SequenceEncoder, "sequence", fail)
-    with pytest.raises(RuntimeError, match="the tokenizer has gone"):
+    gone = TokenizerConfig(kind="sentencepiece", path="/nowhere/tiny.model")  # readers load it themselves
+    monkeypatch.setattr(encoder, "tokenizer_config", gone)
+    with pytest.raises(ConfigError, match=r"tokenizer file .* does not exist"):
         list(loader(num_workers=2))
     assert not multiprocessing.active_children()
 
