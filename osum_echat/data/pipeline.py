@@ -202,7 +202,7 @@ class Loader:
             return iter(DataLoader(pipeline, batch_size=None))
         # From a clean server: this process holds threads (gloo, OpenMP, TensorBoard), a fork of it could wait forever for a lock of theirs.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([_entry_point(), __name__])
+        context.set_forkserver_preload(_loaded_modules())
         start = partial(_start_worker, os.getpid())
         return iter(
             DataLoader(pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=start, multiprocessing_context=context)
@@ -304,10 +304,9 @@ def _next_item(items: Iterator[Item]) -> Item:
         raise error.with_traceback(None) from None
 
 
-def _entry_point() -> str:
-    """The module that was started with ``python -m``: a reader imports it, which is quick when the server has done so before."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else __name__
+def _loaded_modules() -> list[str]:
+    """What of this library the process has imported: a reader imports it too, which is quick when the server has done so before."""
+    return [name for name in sys.modules if name.startswith("osum_echat.") and not name.startswith("osum_echat.bin.")]
 
 
 def _start_worker(parent: int, _worker: int) -> None:
