@@ -17,7 +17,7 @@ LAYERS = [
     {"config_token2wav"},
     {"config_types", "config_yaml"},
     {"files"},
-    {"errors"},
+    {"errors", "processes"},
 ]
 SIDEWAYS = {("token2wav", "model")}  # the speech tokenizer is an encoder with a codebook inside
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

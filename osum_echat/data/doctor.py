@@ -6,7 +6,6 @@
 """
 
 import math
-import multiprocessing
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from osum_echat.config import SourceConfig
 from osum_echat.data.doctor_rows import LABELS, Exam, Limits, Problem, examine
 from osum_echat.data.source import SOURCES
 from osum_echat.errors import DataError
+from osum_echat.processes import clean_context, heed_sigterm
 
 _MAX_EXAMPLES = 20
 _ROWS_PER_JOB = 100
@@ -187,7 +187,7 @@ def _run_jobs(
     if num_jobs <= 1 or len(jobs) <= 1:
         yield from zip(jobs, map(work, jobs), strict=True)
         return
-    with multiprocessing.get_context("forkserver").Pool(min(num_jobs, len(jobs))) as pool:
+    with clean_context().Pool(min(num_jobs, len(jobs)), heed_sigterm) as pool:
         yield from zip(jobs, pool.imap(work, jobs), strict=True)
 
 

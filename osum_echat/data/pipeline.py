@@ -8,10 +8,8 @@ readers within an epoch.
 """
 
 import logging
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +26,7 @@ from osum_echat.data.source import Mixture, Row, generator
 from osum_echat.data.steps import Encoder, Example, Limits, Preparer, as_utterance
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError
+from osum_echat.processes import clean_context
 
 logger = logging.getLogger(__name__)
 
@@ -200,10 +199,7 @@ class Loader:
         pipeline = Pipeline(self._mixture, self._prepare, self._share, self._positions, self._next)
         if not self._num_workers:
             return iter(DataLoader(pipeline, batch_size=None))
-        # From a clean server: this process holds threads (gloo, OpenMP, TensorBoard), a fork of it could wait forever for a lock of theirs.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_loaded_modules())
-        start = partial(_start_worker, os.getpid())
+        context, start = clean_context(), partial(_start_worker, os.getpid())
         return iter(
             DataLoader(pipeline, batch_size=None, num_workers=self._num_workers, worker_init_fn=start, multiprocessing_context=context)
         )
@@ -304,18 +300,12 @@ def _next_item(items: Iterator[Item]) -> Item:
         raise error.with_traceback(None) from None
 
 
-def _loaded_modules() -> list[str]:
-    """What of this library the process has imported: a reader imports it too, which is quick when the server has done so before."""
-    return [name for name in sys.modules if name.startswith("osum_echat.") and not name.startswith("osum_echat.bin.")]
-
-
 def _start_worker(parent: int, _worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group, but the trainer wants batches until its step is done and saved.
+    """When all are told to end, the trainer wants batches until its step is done and saved.
 
-    So a reader heeds SIGTERM only from its parent, and otherwise ends when its loader lets go of it or the parent is gone.
+    So a reader, which starts with both signals blocked, heeds SIGTERM only from its parent, and otherwise ends when its loader lets go of
+    it or the parent is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_heed_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

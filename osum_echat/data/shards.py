@@ -9,7 +9,6 @@ stays a path for now.
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import tarfile
 from collections import deque
@@ -26,6 +25,7 @@ from osum_echat.data.tally import Tally
 from osum_echat.data.tar import AUDIO_FIELDS, read_tar
 from osum_echat.errors import DataError
 from osum_echat.files import write_text
+from osum_echat.processes import clean_context, heed_sigterm
 from osum_echat.utterance import Utterance
 
 
@@ -163,7 +163,7 @@ def _run_jobs(jobs: Iterable[Job], num_processes: int) -> Iterator[tuple[ShardIn
     if num_processes == 1:
         yield from map(_write_shard, jobs)
         return
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(num_processes, clean_context(), heed_sigterm) as pool:
         running: deque[Future[tuple[ShardInfo | None, Tally]]] = deque()  # bounded: the input may be larger than memory
         try:
             for job in jobs:

@@ -7,7 +7,6 @@ is run again, so it resumes. Lists, Kaldi directories and the marker ``.complete
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import connection
@@ -24,8 +23,9 @@ from osum_echat.datagen.prosody import EMOTIONS, RATE, Word, perform, tilt
 from osum_echat.datagen.speakers import AGES, GENDERS, Speaker, make_speakers
 from osum_echat.errors import DataError
 from osum_echat.files import write_text
+from osum_echat.processes import clean_context, heed_sigterm
 
-VERSION = 4  # raise when the corpus changes: old output folders are then refused instead of mixed
+VERSION = 5  # raise when the corpus changes: old output folders are then refused instead of mixed
 _CHUNK = 125  # utterances per process; part of what determines the samples, so no option
 _EVENT_SHARE = 0.5
 
@@ -138,9 +138,7 @@ def render_corpus(plans: Sequence[Plan], out: Path, num_processes: int, progress
     done = len(plans) - sum(len(chunk) for _, chunk in waiting)
     if progress:
         progress(done, len(plans))
-    # a clean server forks the workers: the parent may hold threads, and spawning would import everything once per chunk
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = clean_context()
     running: dict[ForkServerProcess, list[Plan]] = {}
     try:
         while waiting or running:
@@ -174,6 +172,7 @@ def _chunks(plans: Sequence[Plan], out: Path) -> list[tuple[Path, list[Plan]]]:
 
 
 def _render_chunk(plans: list[Plan], out: Path, marker: Path) -> None:
+    heed_sigterm()
     rows = []
     for plan in plans:
         samples, words, event_time = render(plan)

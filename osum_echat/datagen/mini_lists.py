@@ -28,7 +28,7 @@ from osum_echat.tasks.task import TASKS
 from osum_echat.text.prompts import load_prompts
 from osum_echat.utterance import Utterance
 
-TRAIN_TASKS = ("asr_age_gender_emotion", "asr_age_gender_event")
+TRAIN_TASKS = ("asr_age_gender_emotion", "asr_age_gender_event", "asr_age_gender_emotion")  # emotions need more examples than events
 _WORD_TASKS = ("asr", "asr_age_gender", "asr_age_gender")
 _LABELS = ("age", "gender", "event", "emotion")
 _SEGMENT_MARGIN_S, _SEGMENT_MIN_S = 0.03, 0.15

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +31,7 @@ from osum_echat.data.source import SOURCES, Drop
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError, UserError
 from osum_echat.files import write_atomic, write_text
+from osum_echat.processes import clean_context, heed_sigterm
 from osum_echat.token2wav.quantizer import CodebookUsage
 from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer
 from osum_echat.train.assemble import load_speech_tokenizer
@@ -225,8 +225,7 @@ def _run(
 ) -> int:
     """Makes the missing parts; returns their tokens."""
     done = rows = dropped = tokens = 0
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(max(1, min(num_processes, len(todo))), context, _start_worker, (settings, folder)) as pool:
+    with ProcessPoolExecutor(max(1, min(num_processes, len(todo))), clean_context(), _start_worker, (settings, folder)) as pool:
         try:
             for future in as_completed([pool.submit(_run_chunk, number) for number in todo]):
                 part, done = future.result(), done + 1
@@ -248,8 +247,8 @@ _worker: list[Extractor] = []  # of this process; a pool's initializer has no ot
 
 
 def _start_worker(settings: ExtractSettings, folder: Path) -> None:
-    """Ctrl-C is for the parent; a parent that is gone takes its workers along, so that two starts never write the same part."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A parent that is gone takes its workers along, so that two starts never write the same part."""
+    heed_sigterm()
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker.append(Extractor(settings, folder))

@@ -130,7 +130,7 @@ if stage 4 "understanding"; then
   train_model 1a_align "$exp/1_backbone/final.pt" train_asr
   train_model 1b_asr_p "$exp/1a_align/final.pt" train_asr train_asr_p
   train_model 1c_only_p "$exp/1b_asr_p/final.pt" train_asr train_asr_p
-  for label in emotion event; do # each is missing in half of the rows
+  for label in emotion event; do # one of them is missing in every row
     grep -v "\"$label\": " "$data/train_asr_p.list" >"$data/train_no_$label.list"
     decode_with "$exp/1c_only_p" "$data/train_no_$label.list" "$label" "$exp/1c_only_p/pseudo/$label"
   done

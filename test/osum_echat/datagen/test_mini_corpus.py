@@ -21,7 +21,7 @@ from osum_echat.text.tags import canonical, parse_labels
 from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
-SETTINGS = MiniSettings(train=16, dev=4, test=6, seed=5)
+SETTINGS = MiniSettings(train=18, dev=4, test=6, seed=5)
 
 
 def _read(path: Path) -> list[Utterance]:
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(corpus: Path, tmp_path: Path) -> None:
     make_mini_corpus(tmp_path / "b", SETTINGS, num_processes=1)
-    assert len(_hashes(corpus)) == 26
+    assert len(_hashes(corpus)) == SETTINGS.train + SETTINGS.dev + SETTINGS.test
     assert _hashes(tmp_path / "b") == _hashes(corpus)
 
 
@@ -58,7 +58,7 @@ def test_a_lost_chunk_is_made_again_and_finished_ones_are_not_touched(corpus: Pa
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(corpus: Path) -> None:
-    with pytest.raises(DataError, match=r"train: has 16, wanted 17.*--overwrite"):
+    with pytest.raises(DataError, match=r"train: has 18, wanted 17.*--overwrite"):
         make_mini_corpus(corpus, MiniSettings(train=17, dev=4, test=6, seed=5), num_processes=1)
 
 
@@ -88,7 +88,7 @@ def test_labels_are_balanced_and_say_nothing_about_each_other_or_the_words() -> 
 
 def test_training_rows_tell_some_labels_and_test_rows_tell_all(corpus: Path) -> None:
     rows = _read(corpus / "train_asr_p.list")
-    assert set(Counter(row.task for row in rows).values()) == {8}
+    assert Counter(row.task for row in rows) == {task: len(rows) // 3 * TRAIN_TASKS.count(task) for task in TRAIN_TASKS}
     for row in rows:
         known = {name for name in ("age", "gender", "event", "emotion") if getattr(row, name) is not None}
         assert row.task in TRAIN_TASKS
@@ -145,11 +145,11 @@ def test_text_rows_ask_for_a_part_of_what_they_hold(corpus: Path) -> None:
 
 
 def test_the_command_reports_and_fails_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["--out", str(tmp_path / "c"), "--train", "2", "--dev", "0", "--test", "2"]
+    base = ["--out", str(tmp_path / "c"), "--train", "3", "--dev", "0", "--test", "2"]
     assert main(base) == 0
-    assert "train: utterances 2" in capsys.readouterr().out
+    assert "train: utterances 3" in capsys.readouterr().out
     rows = _read(tmp_path / "c" / "train_asr_p.list")
-    assert Counter(row.task for row in rows) == dict.fromkeys(TRAIN_TASKS, 1)
+    assert Counter(row.task for row in rows) == Counter(TRAIN_TASKS)
     assert json.loads((tmp_path / "c" / "summary.json").read_text())["dev"]["utterances"] == 0
     assert main([*base, "--seed", "1"]) == 2
     assert "seed: has 777, wanted 1" in " ".join(capsys.readouterr().err.split())
