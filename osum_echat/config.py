@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from osum_echat.config_token2wav import FlowConfig, MelConfig, QuantizerConfig, VocoderConfig, VocoderLossConfig, check_same_frames
-from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides
+from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides, check_unused
 from osum_echat.config_yaml import SectionDoc, apply_override, describe_error, flatten, read_yaml, run_docs
 from osum_echat.errors import ConfigError
 from osum_echat.files import write_text
@@ -314,6 +314,7 @@ class FlowRun(Section):
     @model_validator(mode="after")
     def _check(self) -> FlowRun:
         check_same_frames(self.model, self.mel)
+        check_unused(self.data.augment, "data.augment")
         return self
 
 
@@ -330,6 +331,7 @@ class VocoderRun(Section):
 
     @model_validator(mode="after")
     def _check(self) -> VocoderRun:
+        check_unused(self.data.augment, "data.augment")
         if self.segment_frames > self.train.max_tokens:
             raise ValueError(f"segment_frames {self.segment_frames} exceeds train.max_tokens {self.train.max_tokens}: no segment fits")
         return self

@@ -205,6 +205,8 @@ def test_wrong_configurations_name_what_is_wrong(voice_runs):
         load_run(voice_runs / "flow.yaml", ["mel.hop=50"])
     with pytest.raises(ConfigError, match=r"segment_frames 500 exceeds train.max_tokens 120"):
         load_run(voice_runs / "vocoder.yaml", ["segment_frames=500"])
+    with pytest.raises(ConfigError, match=r"data.augment is not used by this model"):
+        load_run(voice_runs / "flow.yaml", ["data.augment.volume_db=[-3, 3]"])
     with pytest.raises(ConfigError, match=r"segment_frame: unknown key; nearest valid key: `segment_frames`"):
         load_run(voice_runs / "vocoder.yaml", ["segment_frame=5"])
 
