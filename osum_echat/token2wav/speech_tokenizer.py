@@ -1,9 +1,9 @@
 """Supervised semantic speech tokens: a Whisper-style encoder with a codebook inside, trained to transcribe (arXiv:2407.05407, 2412.10117).
 
 The codebook lies between two layers of the encoder. Neighbouring frames of 50 Hz are joined to one vector a token (25 Hz by default),
-quantised, and taken apart into as many frames again, from which the other layers must spell the transcript: CTC over UTF-8 bytes. So a code
-says what is spoken, whoever speaks, and a trained encoder of ``EChat`` with its CTC branch is a warm start. Codes need the layers before the
-codebook only.
+quantised, and taken apart into as many frames again, from which the other layers must spell the transcript: CTC over UTF-8 bytes. So a
+code says what is spoken, whoever speaks, and a trained encoder of ``EChat`` with its CTC branch is a warm start. Codes need the layers
+before the codebook only.
 
 An utterance of S samples has ``num_speech_tokens(S, frames_per_token)`` tokens (audio/features.py), the same ones alone and in any batch up
 to the rounding of matrix products.
