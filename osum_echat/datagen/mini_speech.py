@@ -1,4 +1,4 @@
-"""Plans the assistant's side of the mini corpus: sentences read aloud in several emotions (tts), spoken questions with spoken replies (s2s).
+"""Plans the assistant's side of the mini corpus: sentences read in several emotions (tts), spoken questions with spoken replies (s2s).
 
 The assistant has one voice, which no user has. It says the same words in the same emotion always the same way, down to the sample, and in
 silence: what a small model is to learn has one right answer. Questions are asked by the speakers of ``mini_corpus.py``, recorded as their
@@ -20,6 +20,7 @@ from osum_echat.datagen.speakers import ASSISTANT
 
 ASSISTANT_RATE = 24000
 _SILENCE_S = 0.08  # at both ends: two speech tokens
+_FADE_S = 0.005
 _PEAK = 0.6
 _TTS_EMOTIONS = ("neutral", *EMOTIONS)  # replies are neutral, so that is what has to be learnt best
 _QUESTIONS, _TTS = 2, 3  # streams of random numbers; mini_corpus.py uses 0 and 1
@@ -37,7 +38,7 @@ class AssistantPlan:
     def render(self) -> Sound:
         """24 kHz: silence, speech, silence; nothing is drawn at random."""
         performance = perform(self.sentence.text, ASSISTANT, self.emotion, None, ASSISTANT_RATE)
-        samples_S = np.pad(performance.samples * np.float32(_PEAK), round(_SILENCE_S * ASSISTANT_RATE))
+        samples_S = np.pad(_faded(performance.samples) * np.float32(_PEAK), round(_SILENCE_S * ASSISTANT_RATE))
         words = tuple((word, round(start + _SILENCE_S, 3), round(end + _SILENCE_S, 3)) for word, start, end in performance.words)
         return Sound(samples_S, ASSISTANT_RATE, words)
 
@@ -48,6 +49,15 @@ class Exchange:
 
     plan: UserPlan
     question: Question
+
+
+def _faded(samples_S: np.ndarray) -> np.ndarray:
+    """Without clicks where the speech was cut out of espeak's silence."""
+    ramp = np.linspace(0, 1, round(_FADE_S * ASSISTANT_RATE), dtype=np.float32)
+    faded = samples_S.copy()
+    faded[: len(ramp)] *= ramp
+    faded[-len(ramp) :] *= ramp[::-1]
+    return faded
 
 
 def make_tts_plans(settings: MiniSettings, split: str) -> list[AssistantPlan]:
