@@ -21,7 +21,8 @@ from osum_echat.datagen.speakers import ASSISTANT
 ASSISTANT_RATE = 24000
 _SILENCE_S = 0.08  # at both ends: two speech tokens
 _FADE_S = 0.005
-_PEAK = 0.6
+_LEVEL_DB = -22.5  # root mean square re full scale: a word is then about as loud in every sentence, which equal peaks would not give
+_PEAK = 0.95  # but never more than this
 _TTS_EMOTIONS = ("neutral", *EMOTIONS)  # replies are neutral, so that is what has to be learnt best
 _QUESTIONS, _TTS = 2, 3  # streams of random numbers; mini_corpus.py uses 0 and 1
 
@@ -38,7 +39,7 @@ class AssistantPlan:
     def render(self) -> Sound:
         """24 kHz: silence, speech, silence; nothing is drawn at random."""
         performance = perform(self.sentence.text, ASSISTANT, self.emotion, None, ASSISTANT_RATE)
-        samples_S = np.pad(_faded(performance.samples) * np.float32(_PEAK), round(_SILENCE_S * ASSISTANT_RATE))
+        samples_S = np.pad(_faded(_levelled(performance.samples)), round(_SILENCE_S * ASSISTANT_RATE))
         words = tuple((word, round(start + _SILENCE_S, 3), round(end + _SILENCE_S, 3)) for word, start, end in performance.words)
         return Sound(samples_S, ASSISTANT_RATE, words)
 
@@ -49,6 +50,12 @@ class Exchange:
 
     plan: UserPlan
     question: Question
+
+
+def _levelled(samples_S: np.ndarray) -> np.ndarray:
+    """At ``_LEVEL_DB``, whatever the peak of the samples is."""
+    gain = min(10 ** (_LEVEL_DB / 20) / float(np.sqrt(np.mean(samples_S**2))), _PEAK / float(np.abs(samples_S).max()))
+    return samples_S * np.float32(gain)
 
 
 def _faded(samples_S: np.ndarray) -> np.ndarray:

@@ -67,8 +67,8 @@ def test_levels_and_silence_of_the_assistant() -> None:
             edge = round(0.08 * ASSISTANT_RATE)
             assert not samples_S[:edge].any() and not samples_S[-edge:].any()
             assert np.abs(samples_S[edge : edge + 1200]).max() > 0.003 and np.abs(samples_S[-edge - 2400 : -edge]).max() > 0.003
-            assert np.abs(samples_S).max() == pytest.approx(0.6, rel=1e-3)
-            assert -27 < 20 * np.log10(samples_S.std()) < -15
+            assert np.abs(samples_S).max() < 0.96
+            assert 20 * np.log10(samples_S[edge:-edge].std()) == pytest.approx(-22.5, abs=0.1)
             assert np.abs(np.diff(samples_S)[: edge + 24]).max() < 0.01  # no click where the speech begins
 
 
