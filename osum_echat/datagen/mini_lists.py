@@ -62,7 +62,7 @@ def make_mini_corpus(
         plans = [plan for split in SPLITS for plan in make_plans(settings, split)]
         speech = plan_speech(settings)
         rendered = render_corpus([*plans, *speech.plans], out, num_processes, progress)
-        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered, strict=False)]
+        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered[: len(plans)], strict=True)]
         card = write_corpus(out, settings, rows) | write_speech(out, speech, rendered[len(plans) :])
         write_text(out / "summary.json", json.dumps(card, indent=1) + "\n")
         write_text(complete, settings.digest() + "\n")

@@ -91,7 +91,7 @@ def test_every_fact_and_every_phrasing_of_a_test_question_is_known_from_training
 def test_replies_are_training_sentences_and_questions_are_no_sentence_of_the_grammar() -> None:
     grammar = {sentence.text for _, sentence in all_sentences()}
     replies = [fact.reply for fact in all_facts()]
-    assert len(set(replies)) == len(replies) >= 100
+    assert len(set(replies)) == len(replies) >= 80
     assert {split_of(reply) for reply in replies} == {"train"} and set(replies) <= grammar
     assert all(4 <= len(reply.split()) <= 10 for reply in replies)
     asked = {question.text for split in SPLITS for question in questions(split)}
@@ -107,7 +107,7 @@ def test_askers_and_read_sentences_are_disjoint_and_every_question_is_asked() ->
     speakers = {plan.speaker for plan in make_plans(settings, "test")}
     assert {x.plan.speaker for x in exchanges["test"]} <= speakers
     counts = Counter(x.question.text for x in exchanges["train"])
-    assert counts.keys() == {question.text for question in questions("train")} and set(counts.values()) <= {4, 5}
+    assert counts.keys() == {question.text for question in questions("train")} and set(counts.values()) <= {5, 6}
     assert {x.question for x in exchanges["test"]} == set(questions("test"))
     assert set(Counter(x.plan.emotion for x in exchanges["train"]).values()) == {400}
     plans = {split: make_tts_plans(settings, split) for split in SPLITS}
