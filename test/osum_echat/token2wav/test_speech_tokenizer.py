@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from osum_echat.audio.features import num_mel_frames, num_speech_tokens
-from osum_echat.config import EncoderConfig, QuantizerConfig, SpeechTokenizerConfig
+from osum_echat.config import EncoderConfig, SpeechTokenizerConfig
+from osum_echat.config_token2wav import QuantizerConfig
 from osum_echat.errors import DataError
 from osum_echat.losses import ctc_loss
 from osum_echat.text.vocab import NUM_BYTES
