@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "decode": ("decode", "decode a list with a trained model"),
     "pseudo-label": ("pseudo_label", "write decoded labels into the rows of a list"),
     "score": ("score", "score decoded text and labels, with confidence intervals"),
+    "score speech": ("score_speech", "score generated speech and the text of replies: round-trip WER, distortion, pitch, exactness"),
     "report": ("report", "write the offline report.html of a run"),
 }
 

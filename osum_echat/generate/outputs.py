@@ -75,22 +75,22 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _spoken(row: AnswerRow, task: Task) -> dict[str, Any]:
-    """A row of hyp.list; the field `truncated` stands only where it is true."""
-    txt = row.say if task.reads_aloud else row.raw
-    record = {"key": row.key, "task": task.name, "txt": txt, "speech_token": row.codes}
-    return record if row.finished else {**record, "truncated": True}
+    """A row of hyp.list."""
+    return {"key": row.key, "task": task.name, "txt": row.say if task.reads_aloud else row.raw, "speech_token": row.codes}
 
 
 def _counts(rows: list[AnswerRow], task: Task, wall_seconds: float, code_rate: float) -> dict[str, Any]:
     """The real-time factor counts the seconds a task makes, or those it hears when it makes none."""
     heard, num_codes = sum(row.seconds for row in rows), sum(len(row.codes) for row in rows)
     spoken = num_codes / code_rate
+    cut_off = [row.key for row in rows if not row.finished]
     empty = [row.key for row in rows if (task.writes and not row.raw) or (task.speaks and not row.codes)]
     against = spoken if task.speaks else heard
     counts = {
         "n": len(rows),
-        "num_cut_off": sum(not row.finished for row in rows),
+        "num_cut_off": len(cut_off),
         "num_empty": len(empty),
+        "cut_off": cut_off,
         "empty": empty,
         "audio_seconds": round(heard, 2),
         "wall_seconds": round(wall_seconds, 2),
