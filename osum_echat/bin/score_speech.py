@@ -22,12 +22,10 @@ from osum_echat.bin._progress import Progress
 from osum_echat.bin._scores import print_scores
 from osum_echat.config import SourceConfig
 from osum_echat.errors import UserError
-from osum_echat.evaluate.results import merge_results
+from osum_echat.evaluate.results import merge_results, unit_of
 from osum_echat.evaluate.score import read_references
 from osum_echat.evaluate.speech import SpeechScore, score_speech, write_speech
-from osum_echat.evaluate.spoken import RECORDINGS, check_keys, read_heard, read_speech, read_spoken
-
-UNITS = {"mcd": "dB", "f0_corr": "", "f0_rmse": "Hz", "duration_ratio": ""}
+from osum_echat.evaluate.spoken import RECORDINGS, Spoken, check_keys, read_heard, read_speech, read_spoken
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,12 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _score(args: argparse.Namespace) -> SpeechScore:
+def _score(args: argparse.Namespace, spoken: Spoken) -> SpeechScore:
     references, unreadable = read_references(SourceConfig(kind=args.data_type, list=args.ref))
     if unreadable:
         print(f"{unreadable} rows of the reference list cannot be read and are not scored")
     keys = {row.key for row in references}
-    spoken = read_spoken(args.hyp) if args.hyp else RECORDINGS
     speech = read_speech(args.synthesized) if args.synthesized else None
     heard = read_heard(args.heard) if args.heard else None
     recordings = read_heard(args.heard_in_recordings) if args.heard_in_recordings else None
@@ -65,8 +62,8 @@ def _score(args: argparse.Namespace) -> SpeechScore:
 def _remark(scored: SpeechScore, name: str) -> str:
     if name == "wer" and scored.words is not None:
         total, mean = scored.words.total, 100 * scored.words.mean_of_utterance
-        return f"S {total.substituted} D {total.deleted} I {total.inserted} of {total.num} tokens; mean of utterances {mean:.2f}"
-    return UNITS.get(name, "%")
+        return f"%; S {total.substituted} D {total.deleted} I {total.inserted} of {total.num} tokens; mean of utterances {mean:.2f}"
+    return unit_of(name)
 
 
 def _body() -> int:
@@ -76,9 +73,10 @@ def _body() -> int:
         raise UserError("without --hyp, --out has to say where the files go")
     if args.hyp is None and args.synthesized is None:
         raise UserError("nothing to score: give --hyp (a decode), --synthesized (its sound) or both")
-    scored = _score(args)
+    spoken = read_spoken(args.hyp) if args.hyp else RECORDINGS
+    scored = _score(args, spoken)
     paths = {name: str(getattr(args, name)) for name in ("synthesized", "heard", "heard_in_recordings") if getattr(args, name)}
-    write_speech(scored, folder, {"prefix": args.prefix, "list": args.ref, "data_type": args.data_type, **paths})
+    write_speech(scored, folder, {"prefix": args.prefix, "task": spoken.task, "list": args.ref, "data_type": args.data_type, **paths})
     results = scored.results(args.prefix)
     if args.results:
         merge_results(args.results, results)

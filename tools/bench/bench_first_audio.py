@@ -4,7 +4,7 @@
 One question at a time, each a dialogue of its own, with everything warm: the model and the voice are loaded, and some questions are
 answered before any is measured. Waveforms are in memory when the clock starts. --results merges latency.* and rtf into results.json.
 
-    tools/bench/bench_first_audio.py --dir exp/default/2d_s2s_interleaved --list data/default/test_s2s.list \\
+    tools/bench/bench_first_audio.py --dir exp/default/2d_s2s_interleaved --list data/default/test_s2s.list
         --results exp/default/results.json
 """
 
