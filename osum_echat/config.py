@@ -287,10 +287,16 @@ class SpeechTokenizerConfig(Section):
     """
 
     arch: Literal["speech_tokenizer"] = Field("speech_tokenizer", description="Which model.")
-    encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig(num_layers=6), description="Layers before the codebook (50 Hz).")
+    encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig(num_layers=12), description="The encoder, frames of 50 Hz.")
     quantizer: QuantizerConfig = Field(default_factory=QuantizerConfig, description="The codebook.")
     frames_per_token: Literal[1, 2, 4] = Field(2, description="Encoder frames that become one token: 2 is 25 tokens a second, 4 is 12.5.")
-    num_layers_after: NonNegative = Field(2, description="Transformer layers behind the codebook; only training uses them.")
+    num_layers_after: NonNegative = Field(6, description="How many of its layers lie behind the codebook; only training uses them.")
+
+    @model_validator(mode="after")
+    def _check(self) -> SpeechTokenizerConfig:
+        if self.num_layers_after >= self.encoder.num_layers:
+            raise ValueError(f"num_layers_after {self.num_layers_after} must leave layers before it; there are {self.encoder.num_layers}")
+        return self
 
 
 class SpeechTokenizerRun(Section):

@@ -7,12 +7,15 @@ here, those inside the text too: text/tags.py knows the inventories, tasks/ cano
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from osum_echat.errors import DataError
+
+AUDIO_FIELDS = ("wav", "answer_wav")
+"""Fields of a row that name audio."""
 
 # Fields of an OSUM ``extra`` and the field of ours that holds the same thing.
 _OSUM_EXTRA = {"speech_token": "speech_token", "think_str": "think", "question": "question", "age": "age", "gender": "gender"}
@@ -85,6 +88,12 @@ class Utterance:
             return cls(**_typed(values), extra=extra, origin=origin)
         except (TypeError, ValueError) as error:
             raise DataError(f"{origin}: key {values['key']}: a field has the wrong type ({error})", "bad_json") from error
+
+    def hearing(self, audio: str) -> "Utterance":
+        """This row, with the audio field of that name in the place of what the model hears."""
+        if audio not in AUDIO_FIELDS:
+            raise ValueError(f"audio field {audio!r}: expected {' or '.join(AUDIO_FIELDS)}")
+        return self if audio == "wav" else replace(self, wav=self.answer_wav, audio=None, start=None, end=None)
 
     def to_record(self) -> dict[str, Any]:
         """A JSON-ready dict of every field that is set; decoded or embedded audio, and where the row was read, do not travel."""

@@ -23,6 +23,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "synthesize": ("synthesize", "speech tokens of a list -> wav files, with a trained flow and vocoder"),
     "pseudo-label": ("pseudo_label", "write decoded labels into the rows of a list"),
     "score": ("score", "score decoded text and labels, with confidence intervals"),
+    "score speech": ("score_speech", "score generated speech and the text of replies: round-trip WER, distortion, pitch, exactness"),
+    "chat": ("chat", "ask a trained model by voice; it answers in text and speech"),
+    "tts": ("tts", "read a text aloud with a trained model"),
     "report": ("report", "write the offline report.html of a run"),
 }
 

@@ -10,6 +10,7 @@ from osum_echat.bin._cli import run_cli
 from osum_echat.evaluate.report import find_decodes, gather
 from osum_echat.evaluate.report_html import decode_lines, render_page
 from osum_echat.evaluate.results import markdown_table
+from osum_echat.evaluate.targets import read_targets
 from osum_echat.files import write_text
 
 
@@ -17,10 +18,12 @@ def _body() -> int:
     parser = argparse.ArgumentParser(prog="osum-echat report", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="experiment directory: results.json, and the runs of the stages below it")
     parser.add_argument("--decode", type=Path, action="append", help="decode directory to show (repeatable; default: all below --dir)")
+    parser.add_argument("--targets", type=Path, help='YAML of figures to reach, such as "tts.wer: <= 20"; they are shown with the scores')
     parser.add_argument("--out", type=Path, help="the page (default: <dir>/report.html)")
     parser.add_argument("--results_md", type=Path, help="the table (default: <dir>/RESULTS.md)")
     args = parser.parse_args()
-    report = gather(args.dir, args.decode if args.decode is not None else find_decodes(args.dir))
+    targets = read_targets(args.targets) if args.targets else {}
+    report = gather(args.dir, args.decode if args.decode is not None else find_decodes(args.dir), targets)
     page, table = args.out or args.dir / "report.html", args.results_md or args.dir / "RESULTS.md"
     write_text(page, render_page(report))
     write_text(table, f"# Results of {report.title}\n\n{markdown_table(report.scores)}\n{decode_lines(report.decodes)}\n")

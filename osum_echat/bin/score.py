@@ -9,10 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from osum_echat.bin._cli import run_cli
+from osum_echat.bin._scores import print_scores
 from osum_echat.config import SourceConfig
 from osum_echat.evaluate.decoded import read_decoded
 from osum_echat.evaluate.results import Score, merge_results
@@ -33,14 +31,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(scored: Scored, results: dict[str, Score]) -> None:
-    table = Table(title=None, box=None, pad_edge=False)
-    for name, justify in (("score", "left"), ("%", "right"), ("95 % interval", "right"), ("n", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for key, item in results.items():
-        name = key.rsplit(".", 1)[1]
-        span = "" if item.lo is None or item.hi is None else f"{item.lo:.2f} … {item.hi:.2f}"
-        table.add_row(key, f"{item.value:.2f}", span, str(item.n), _remark(scored, name))
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    print_scores(results, "%", lambda name: _remark(scored, name))
     if scored.text is not None and scored.text.missing:
         some = ", ".join(scored.text.missing[:5]) + (" ..." if len(scored.text.missing) > 5 else "")
         print(f"{len(scored.text.missing)} references have no hypothesis (counted as deletions): {some}")

@@ -18,8 +18,9 @@ from rich.console import Console
 
 from osum_echat.bin._cli import run_cli
 from osum_echat.bin._progress import Progress as Bar
-from osum_echat.datagen.speech_tokens import AUDIO_FIELDS, ExtractSettings, Progress, extract
+from osum_echat.datagen.speech_tokens import ExtractSettings, Progress, extract
 from osum_echat.errors import UserError
+from osum_echat.utterance import AUDIO_FIELDS
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -35,9 +35,8 @@ from osum_echat.processes import clean_context, heed_sigterm
 from osum_echat.token2wav.quantizer import CodebookUsage
 from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer
 from osum_echat.train.assemble import load_speech_tokenizer
-from osum_echat.utterance import Utterance
+from osum_echat.utterance import AUDIO_FIELDS, Utterance
 
-AUDIO_FIELDS = ("wav", "answer_wav")
 Item = tuple[Utterance, Tensor]  # a row and the log-mel (F, M) of its audio
 
 _FRAME_RATE = SAMPLE_RATE / HOP
@@ -137,13 +136,11 @@ class Extractor:
             yield item
 
     def _log_mel(self, row: Utterance) -> Tensor:
-        if self.settings.audio == "wav":
-            source, start, end = row.audio if row.audio is not None else row.wav, row.start, row.end
-        else:
-            source, start, end = row.answer_wav, None, None
+        row = row.hearing(self.settings.audio)
+        source = row.audio if row.audio is not None else row.wav
         if source is None:
             raise DataError(f"no {self.settings.audio} to take speech tokens from", "missing_audio")
-        samples_S = read_audio(source, start, end)
+        samples_S = read_audio(source, row.start, row.end)
         seconds = len(samples_S) / SAMPLE_RATE
         if seconds > self.max_seconds:
             raise DataError(f"{seconds:.1f} s of audio, at most {self.max_seconds:g} s are taken at once", "too_long")

@@ -6,7 +6,6 @@ the decodes), curves (metrics.jsonl of every stage), scores (results.json), conf
 
 import base64
 import json
-import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,12 @@ from osum_echat.config import SourceConfig, load_config
 from osum_echat.errors import UserError
 from osum_echat.evaluate.datacard import DataCard, card_of, label_of
 from osum_echat.evaluate.decoded import Decoded, read_decoded
+from osum_echat.evaluate.report_speech import SpeechReport, gather_speech, transcript_folders
 from osum_echat.evaluate.results import Score, read_results
+from osum_echat.evaluate.samples import choose_samples
 from osum_echat.evaluate.score import read_references, transcript_of
+from osum_echat.evaluate.speech import SPEECH_FILE
+from osum_echat.evaluate.targets import Target
 from osum_echat.evaluate.text import align_tokens, tokenize
 from osum_echat.text.tags import KINDS
 from osum_echat.train.metrics import read_metrics
@@ -82,16 +85,20 @@ class Report:
     stages: tuple[StageReport, ...]
     cards: tuple[DataCard, ...]
     decodes: tuple[DecodeReport, ...]
+    speech: tuple[SpeechReport, ...] = ()
+    targets: Mapping[str, Sequence[Target]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
-def gather(folder: Path, decode_dirs: Sequence[Path]) -> Report:
+def gather(folder: Path, decode_dirs: Sequence[Path], targets: Mapping[str, Sequence[Target]] | None = None) -> Report:
     """Read an experiment directory. What cannot be read is told on the page; only a missing directory is an error."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such directory; give the experiment's --dir (it holds results.json and the runs of the stages)")
     problems: list[str] = []
     runs = sorted({path.parent for name in ("metrics.jsonl", "env.json") for path in folder.glob(f"**/{name}")})
-    decodes = [read_decoded(path) for path in decode_dirs]
+    speech = gather_speech(folder, problems)
+    transcripts = transcript_folders(speech)
+    decodes = [read_decoded(path) for path in decode_dirs if path.resolve() not in transcripts]
     sources = _sources(runs, decodes, problems)
     return Report(
         title=folder.name if folder.name not in ("", ".") else folder.resolve().name,
@@ -99,6 +106,8 @@ def gather(folder: Path, decode_dirs: Sequence[Path]) -> Report:
         stages=tuple(_stage(run, folder, problems) for run in runs),
         cards=tuple(card_of(source, name) for name, source in sources),
         decodes=tuple(_decode_report(decoded, problems) for decoded in decodes),
+        speech=tuple(speech),
+        targets=targets or {},
         problems=problems,
     )
 
@@ -178,6 +187,8 @@ def _sources(runs: Sequence[Path], decodes: Sequence[Decoded], problems: list[st
 
 def _decode_report(decoded: Decoded, problems: list[str]) -> DecodeReport:
     confusions = _read_object(decoded.folder / "labels.json", problems)
+    if (decoded.folder / SPEECH_FILE).is_file():  # shown in the speech section
+        return DecodeReport(decoded.folder.name, decoded.info, confusions, (), ())
     wer = decoded.folder / "wer"
     lines = wer.read_text(encoding="utf-8").splitlines() if wer.is_file() else []
     first = next((at for at, line in enumerate(lines) if line.startswith("Overall ->")), len(lines))
@@ -207,17 +218,6 @@ def _sample(row: Utterance, decoded: Decoded) -> Sample:
     columns = align_tokens(tokenize(transcript_of(row) or ""), tokenize(hyp or "")) if decoded.has_transcript else ()
     labels = [(name, ref, answers.get(name)) for name in KINDS if (ref := label_of(row, name)) is not None and decoded.asks_for(name)]
     return Sample(row.key, columns, tuple(labels), decoded.raw.get(row.key), row.speaker, "")
-
-
-def choose_samples(samples: Sequence[Sample], num: int) -> list[Sample]:
-    """Half wrong, half right (as far as there are), drawn with a fixed seed, wrong ones first."""
-    rng = random.Random(0)
-    wrong = [sample for sample in samples if sample.is_wrong]
-    right = [sample for sample in samples if not sample.is_wrong]
-    rng.shuffle(wrong)
-    rng.shuffle(right)
-    num_wrong = min(len(wrong), max(num // 2, num - len(right)))
-    return wrong[:num_wrong] + right[: num - num_wrong]
 
 
 def _audio_of(keys: set[str], source: SourceConfig) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,6 @@
 """The page of a run: one HTML file without scripts, web fonts or anything else from outside; audio and pictures are part of it."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -10,11 +9,14 @@ from typing import Any
 from osum_echat.evaluate.datacard import DataCard
 from osum_echat.evaluate.plots import line_chart
 from osum_echat.evaluate.report import DecodeReport, Report, Sample, StageReport
+from osum_echat.evaluate.report_parts import chip, player, words
+from osum_echat.evaluate.report_scores_html import scores_section
+from osum_echat.evaluate.report_speech_html import speech_section
 from osum_echat.evaluate.report_style import CSS
-from osum_echat.evaluate.results import Score
 
 SECTIONS = (
     ("scores", "Scores"),
+    ("speech", "Speech"),
     ("labels", "Labels"),
     ("samples", "Samples"),
     ("training", "Training"),
@@ -28,7 +30,8 @@ MAX_LISTED_DROPS = 50
 def render_page(report: Report) -> str:
     """The whole page."""
     makers = {
-        "scores": _scores,
+        "scores": scores_section,
+        "speech": speech_section,
         "labels": _confusions,
         "samples": _sample_lists,
         "training": _training,
@@ -65,29 +68,6 @@ def _headline(report: Report) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}" if count else ""
-
-
-# ---- scores
-
-
-def _scores(report: Report) -> str:
-    if not report.scores:
-        return '<p class="dim">No results.json yet: run osum-echat score.</p>'
-    cards = "".join(_score_card(name, score) for name, score in report.scores.items())
-    return f'<div class="cards">{cards}</div>'
-
-
-def _score_card(name: str, score: Score) -> str:
-    value = f"{score.value:.2f}" if math.isfinite(score.value) else "n/a"
-    span, text = "", f"n = {score.n}"
-    if score.lo is not None and score.hi is not None:
-        text = f"[{score.lo:.2f}, {score.hi:.2f}] · n = {score.n}"
-        if 0 <= score.lo <= score.hi <= 100 and math.isfinite(score.value):
-            width = max(score.hi - score.lo, 0.5)
-            span = (
-                f'<div class="range"><i style="left:{score.lo:.1f}%;width:{width:.1f}%"></i><u style="left:{score.value:.1f}%"></u></div>'
-            )
-    return f'<div class="card"><span>{escape(name)}</span><b>{value}</b>{span}<span>{text}</span></div>'
 
 
 # ---- labels
@@ -154,33 +134,19 @@ def _sample_lists(report: Report) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    player = f'<audio controls preload="metadata" src="data:audio/wav;base64,{sample.wav_base64}"></audio>' if sample.wav_base64 else ""
+    sound = player(sample.wav_base64) if sample.wav_base64 else ""
     speaker = f'<div class="dim">{escape(sample.speaker)}</div>' if sample.speaker else ""
     note = f'<div class="dim">{escape(sample.note)}</div>' if sample.note else ""
-    left = f"<div>{player}<div><code>{escape(sample.key)}</code></div>{speaker}{note}</div>"
-    if sample.raw is None:
-        answer = '<span class="chip no">no hypothesis</span>'
-    else:
-        answer = f'<div class="dim">answer: {escape(sample.raw) or "(empty)"}</div>'
-    words = f'<div class="words">{" ".join(_word(lab, rec) for lab, rec in sample.columns)}</div>' if sample.columns else ""
-    chips = "".join(_chip(name, ref, hyp) for name, ref, hyp in sample.labels)
-    return f'<div class="card sample">{left}<div>{words}<div>{chips}</div>{answer}</div></div>'
+    left = f"<div>{sound}<div><code>{escape(sample.key)}</code></div>{speaker}{note}</div>"
+    said = "" if sample.raw is None else f'<div class="dim">answer: {escape(sample.raw) or "(empty)"}</div>'
+    answer = said or chip("no hypothesis", False)
+    text = words(sample.columns) if sample.columns else ""
+    chips = "".join(_label(name, ref, hyp) for name, ref, hyp in sample.labels)
+    return f'<div class="card sample">{left}<div>{text}<div>{chips}</div>{answer}</div></div>'
 
 
-def _word(lab: str, rec: str) -> str:
-    if lab == rec:
-        return f"<span>{escape(lab)}</span>"
-    if not rec:
-        return f'<span class="del" title="not answered">{escape(lab)}</span>'
-    if not lab:
-        return f'<span class="ins" title="not said">{escape(rec)}</span>'
-    return f'<span class="sub" title="reference: {escape(lab)}">{escape(lab)} → {escape(rec)}</span>'
-
-
-def _chip(name: str, ref: str, hyp: str | None) -> str:
-    if ref == hyp:
-        return f'<span class="chip ok">{escape(name)}: {escape(ref)} ✓</span>'
-    return f'<span class="chip no">{escape(name)}: {escape(ref)} → {escape(hyp or "none")} ✗</span>'
+def _label(name: str, ref: str, hyp: str | None) -> str:
+    return chip(f"{name}: {ref} ✓", True) if ref == hyp else chip(f"{name}: {ref} → {hyp or 'none'} ✗", False)
 
 
 # ---- training, data, drops, environment

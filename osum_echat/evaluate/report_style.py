@@ -60,6 +60,20 @@ table.heat td small{display:block;opacity:.75;font-size:11px}
 .sub{color:var(--bad);background:var(--bad-bg);border-radius:3px;padding:0 2px}
 .del{color:var(--bad);text-decoration:line-through}
 .ins{color:var(--bad);text-decoration:underline dotted}
+.card b small{font-size:14px;font-weight:400;color:var(--dim)}
+.card.said{padding:12px 14px}
+.card.said+.card.said{margin-top:10px}
+.said table{margin:6px 0}
+.said th{width:60px}
+.sounds{display:flex;flex-wrap:wrap;gap:10px}
+.sounds figure{max-width:100%;padding:8px 10px}
+.sounds img{display:block;border-radius:4px;margin-bottom:6px}
+.sounds audio{width:240px;height:34px}
+.spans{display:flex;align-items:center;gap:10px;margin:6px 0}
+.spans>span{width:32px;color:var(--dim);font-size:13px}
+.spans>div{display:flex;flex:1;height:24px;border-radius:5px;overflow:hidden}
+.spans i{font:12px/24px system-ui,sans-serif;color:#fff;text-align:center;overflow:hidden;min-width:2px}
+.b0{background:#3b82f6}.b1{background:#b45309}.b2{background:#047857}.b3{background:#b91c1c}
 details{padding:8px 14px;margin-top:10px}
 summary{cursor:pointer}
 pre{white-space:pre-wrap;word-break:break-word;font-size:12.5px;margin:6px 0}

@@ -5,6 +5,7 @@ Keys are ``<prefix>.<score>`` (``understand.wer``); values are ``{"value", "n", 
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,14 @@ from typing import Any
 from osum_echat.errors import DataError
 from osum_echat.evaluate.bootstrap import Interval
 from osum_echat.files import write_text
+
+_UNITS = {"boundary_ms": "ms", "mcd": "dB", "f0_rmse": "Hz", "f0_corr": "", "duration_ratio": "", "rtf": ""}
+
+
+def unit_of(key: str) -> str:
+    """The unit of the score of that key: % for rates."""
+    name = re.sub(r"\.p\d+$", "", key).rsplit(".", 1)[-1]  # p50 and p95 are percentiles
+    return "ms" if name.endswith("_ms") else _UNITS.get(name, "%")
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,9 @@ def merge_results(path: Path, scores: Mapping[str, Score]) -> dict[str, Score]:
 
 def markdown_table(scores: Mapping[str, Score]) -> str:
     """The body of RESULTS.md."""
-    lines = ["| score | value | 95 % interval | n |", "|---|---:|---:|---:|"]
+    lines = ["| score | value | 95 % interval | n | unit |", "|---|---:|---:|---:|---|"]
     for key, score in scores.items():
         value = f"{score.value:.2f}" if math.isfinite(score.value) else "n/a"
         span = "–" if score.lo is None or score.hi is None else f"{score.lo:.2f} … {score.hi:.2f}"
-        lines.append(f"| {key} | {value} | {span} | {score.n} |")
+        lines.append(f"| {key} | {value} | {span} | {score.n} | {unit_of(key)} |")
     return "\n".join(lines) + "\n"

@@ -31,12 +31,13 @@ SPEECH_SAMPLER = Sampler(temperature=1.0, top_k=25, top_p=0.8, repeat_window=10)
 _NO_SAMPLES = np.zeros(0, dtype=np.float32)
 
 
-def read_rows(source: SourceConfig) -> Iterator[Row]:
-    """Rows of a list in file order; whatever is wrong with one of them comes as a Drop."""
+def read_rows(source: SourceConfig, audio: str = "wav") -> Iterator[Row]:
+    """Rows of a list in file order, heard by the audio field of that name; whatever is wrong with one of them comes as a Drop."""
     opened = SOURCES[source.kind](source.list)
     for index in range(len(opened)):
         for make in opened.rows(index):
-            yield make()
+            row = make()
+            yield row.hearing(audio) if isinstance(row, Utterance) else row
 
 
 def count_rows(source: SourceConfig) -> int | None:
@@ -46,12 +47,13 @@ def count_rows(source: SourceConfig) -> int | None:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt with its log-mels, ready to be batched."""
+    """A prompt with its log-mels, ready to be batched; `say` is the text to read aloud, "" for other tasks."""
 
     key: str
     prompt: Sequence
     mels: tuple[Tensor, ...]
     seconds: float
+    say: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class RequestEncoder:
     def request(self, utterance: Utterance) -> Request:
         """Read the audio and lay out the prompt; raises DataError when that is not possible."""
         utterance = decode(replace(utterance, task=self.task.name))
-        return self._request(encode_prompt(utterance, self.task, self._builder))
+        request = self._request(encode_prompt(utterance, self.task, self._builder))
+        return replace(request, say=(utterance.txt or "").strip()) if self.task.reads_aloud else request
 
     def follow_up(self, utterance: Utterance, unread: Iterable[int]) -> Request:
         """The next question of a live dialogue, behind the ids of the reply before that the model has not read yet."""

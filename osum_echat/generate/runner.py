@@ -1,16 +1,14 @@
 """Decode a list: read ahead a window, sort it by length, answer it in batches, write results as they come.
 
-Every finished batch is appended to `partial.jsonl`; starting the same decode again goes on behind it. At the end the directory holds
-`text`, `transcript`, `labels.jsonl`, for spoken answers `speech_token.jsonl` (all in list order), and `decode.json`. An utterance that
-cannot be decoded is a counted drop.
+Every finished batch is appended to `partial.jsonl`; starting the same decode again goes on behind it, and `finish_decode` puts the files of
+outputs.py in its place. An utterance that cannot be decoded is a counted drop.
 """
 
 import json
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from osum_echat.data.source import Drop, Row
 from osum_echat.errors import DataError
 from osum_echat.files import write_text
 from osum_echat.generate.decoder import generate
-from osum_echat.generate.requests import GREEDY, SPEECH_SAMPLER, Request, RequestEncoder, read_answer
+from osum_echat.generate.outputs import CODE_RATE, AnswerRow, DecodeRecord, write_outputs
+from osum_echat.generate.requests import GREEDY, SPEECH_SAMPLER, Request, RequestEncoder
 from osum_echat.generate.sampling import Sampler
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import Task
@@ -42,19 +41,6 @@ class DecodeSettings:
     batch_size: int = 32
     max_batch_seconds: float = 480.0
     read_ahead: int = 512
-
-
-@dataclass
-class DecodeRecord:
-    """What was decoded so far: answers and drops by key, and the time it took."""
-
-    order: list[str] = field(default_factory=list)
-    raw: dict[str, str] = field(default_factory=dict)
-    codes: dict[str, list[int]] = field(default_factory=dict)
-    cut_off: set[str] = field(default_factory=set)
-    drops: list[dict[str, str]] = field(default_factory=list)
-    audio_seconds: float = 0.0
-    wall_seconds: float = 0.0
 
 
 class PartialFile:
@@ -105,7 +91,7 @@ def decode_list(
     for line in partial.lines:
         _restore(record, line)
     try:
-        known = set(record.raw)
+        known = set(record.answers)
         record.drops.clear()  # what could not be decoded is tried again: the file may have been mended
         for window in _windows(_fresh(rows, record, known), settings.read_ahead):
             _decode_window(model, encoder, window, settings, record, partial, progress)
@@ -115,12 +101,8 @@ def decode_list(
 
 
 def _restore(record: DecodeRecord, line: dict[str, Any]) -> None:
-    for item in line["answers"]:
-        record.raw[item["key"]] = item["raw"]
-        record.codes[item["key"]] = item["codes"]
-        record.audio_seconds += item["seconds"]
-        if not item["finished"]:
-            record.cut_off.add(item["key"])
+    rows = [AnswerRow(**item) for item in line["answers"]]
+    record.answers |= {row.key: row for row in rows}
     record.wall_seconds += line["wall_seconds"]
 
 
@@ -166,7 +148,7 @@ def _decode_window(
         partial.add(line)
         _restore(record, line)
         begin = time.monotonic()
-        progress(len(record.raw), len(record.drops))
+        progress(len(record.answers), len(record.drops))
 
 
 def plan_batches(requests: list[Request], batch_size: int, max_seconds: float) -> Iterator[list[Request]]:
@@ -191,53 +173,22 @@ def _answer_batch(model: EChat, encoder: RequestEncoder, batch: list[Request], s
         encoder.plan(settings.sampler, settings.speech_sampler, settings.max_new, settings.max_speech),
         settings.seed,
     )
-    return [
-        {
-            "key": request.key,
-            "raw": encoder.answer(answer.ids).raw,
-            "codes": list(answer.codes),
-            "seconds": round(request.seconds, 4),
-            "finished": answer.finished,
-        }
+    rows = [
+        AnswerRow(request.key, encoder.answer(answer.ids).raw, list(answer.codes), request.say, round(request.seconds, 4), answer.finished)
         for request, answer in zip(batch, answers, strict=True)
     ]
+    return [asdict(row) for row in rows]
 
 
-def write_outputs(record: DecodeRecord, task: Task, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def finish_decode(record: DecodeRecord, task: Task, out: Path, facts: dict[str, Any], code_rate: float = CODE_RATE) -> dict[str, Any]:
     """Write the files of a finished decode, remove the partial one; returns the content of decode.json."""
-    keys = [key for key in record.order if key in record.raw]
-    answers = {key: read_answer(record.raw[key], task) for key in keys}
-    write_text(out / "text", kaldi_text({key: answer.raw for key, answer in answers.items()}))
-    write_text(out / "transcript", kaldi_text({key: answer.transcript for key, answer in answers.items()}))
-    lines = [json.dumps({"key": key, **answers[key].labels}, ensure_ascii=False) + "\n" for key in keys]
-    write_text(out / "labels.jsonl", "".join(lines))
-    if task.schedule != "text":
-        lines = [json.dumps({"key": key, "speech_token": record.codes[key]}) + "\n" for key in keys]
-        write_text(out / "speech_token.jsonl", "".join(lines))
-    info = {
-        **facts,
-        "has_transcript": task.transcript,
-        "labels": list(task.labels),
-        "n": len(keys),
-        "num_cut_off": len(record.cut_off.intersection(keys)),
-        "audio_seconds": round(record.audio_seconds, 2),
-        "wall_seconds": round(record.wall_seconds, 2),
-        "rtf": record.wall_seconds / record.audio_seconds if record.audio_seconds else None,
-        "drop_counts": dict(Counter(drop["reason"] for drop in record.drops)),
-        "drops": record.drops,
-    }
-    write_text(out / "decode.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+    info = write_outputs(record, task, out, facts, code_rate)
     (out / PARTIAL).unlink(missing_ok=True)
     return info
-
-
-def kaldi_text(texts: Mapping[str, str]) -> str:
-    """``key text`` a line; line breaks inside a text become spaces because the format has none."""
-    return "".join(f"{key} {' '.join(text.split())}".rstrip() + "\n" for key, text in texts.items())
 
 
 def identity_of(config: Path, checkpoint: Path, source: dict[str, str], task: Task, settings: DecodeSettings) -> dict[str, Any]:
     """What makes two decodes the same: files (by size and time), task, and all that changes an answer."""
     stamps = {str(path): [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in (config, checkpoint, Path(source["list"]))}
     options = {name: value for name, value in asdict(settings).items() if name in _DECIDES_ANSWER}
-    return {"format": 2, "task": task.name, **source, "files": stamps, **options}
+    return {"format": 3, "task": task.name, **source, "files": stamps, **options}

@@ -43,6 +43,21 @@ class Task:
     max_speech: int = 0
     follow_up: Layout | None = None
 
+    @property
+    def writes(self) -> bool:
+        """True when the answer has text."""
+        return self.schedule != "speech"
+
+    @property
+    def speaks(self) -> bool:
+        """True when the answer has speech."""
+        return self.schedule != "text"
+
+    @property
+    def reads_aloud(self) -> bool:
+        """True when the speech is to say the row's own `txt`, and not words the model finds."""
+        return self.speaks and self.follow_up is None
+
 
 def _understand(name: str, tags: str, answer: Layout | None = None, transcript: bool = True, labels: str = "", max_new: int = 400) -> Task:
     """A row of the understanding family; `labels` are kinds separated by spaces, written in the fixed order of the kinds."""

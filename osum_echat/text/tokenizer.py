@@ -38,6 +38,8 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def covers(self, text: str) -> bool: ...  # True when it has pieces for these characters, and need not spell them in bytes
+
 
 class SentencePieceTokenizer:
     """A model made by `train_sentencepiece` (others may lack the special strings or eat spaces and are refused)."""
@@ -72,6 +74,10 @@ class SentencePieceTokenizer:
         """Text of `ids`; bytes that form no character become U+FFFD."""
         return self._model.decode(list(ids))
 
+    def covers(self, text: str) -> bool:
+        """True when no character is spelled in bytes: all occurred in the training text."""
+        return not any(self._model.is_byte(token) or self._model.is_unknown(token) for token in self.encode(text))
+
 
 class HuggingFaceTokenizer:
     """A `tokenizer.json` with Qwen's special strings."""
@@ -101,6 +107,10 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special strings included."""
         return self._model.decode(list(ids), skip_special_tokens=False)
+
+    def covers(self, text: str) -> bool:
+        """True when the text survives; these tokenizers were trained on all sorts of text, bytes are nothing strange to their models."""
+        return self.decode(self.encode(text)) == text
 
 
 class IncrementalDetokenizer:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_workers_outlive_the_signals_of_their_group(loader: Make, number: signal
     batches = iter(loader(num_workers=2))
     read = [next(batches)]
     workers = multiprocessing.active_children()
-    assert len(workers) == 2
+    assert len(workers) == 2 and all(isinstance(worker, ForkServerProcess) for worker in workers)
     for worker in workers:
         subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
     assert len(keys([*read, *batches])) == NUM

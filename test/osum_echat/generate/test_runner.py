@@ -11,7 +11,7 @@ from osum_echat.config import RunConfig, SourceConfig
 from osum_echat.data.source import RawSource
 from osum_echat.generate import runner
 from osum_echat.generate.requests import RequestEncoder, read_answer, read_rows
-from osum_echat.generate.runner import DecodeSettings, decode_list, plan_batches, write_outputs
+from osum_echat.generate.runner import DecodeSettings, decode_list, finish_decode, plan_batches
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import TASKS
 
@@ -24,8 +24,8 @@ def decode(
     encoder = RequestEncoder(config, TASKS["asr_p"])
     rows = read_rows(SourceConfig(kind="raw", list=str(path)))
     record = decode_list(model, encoder, rows, settings, out, {"who": identity})
-    write_outputs(record, TASKS["asr_p"], out, {"task": "asr_p"})
-    return record.raw
+    finish_decode(record, TASKS["asr_p"], out, {"task": "asr_p"})
+    return {key: row.raw for key, row in record.answers.items()}
 
 
 def test_outputs_are_in_list_order_and_drops_are_named(model: EChat, run_config: RunConfig, noise_list: Path, tmp_path: Path) -> None:

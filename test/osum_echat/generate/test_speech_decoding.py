@@ -1,6 +1,5 @@
 """Spoken answers of a real small model: batched = one by one = a full forward with the head of the phase; no loops; lists."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from osum_echat.data.batch import collate
 from osum_echat.data.source import Drop
 from osum_echat.generate.decoder import Generated, generate
 from osum_echat.generate.requests import Request, RequestEncoder, read_rows
-from osum_echat.generate.runner import DecodeSettings, decode_list, write_outputs
 from osum_echat.generate.sampling import Sampler
 from osum_echat.generate.schedule import Plan
 from osum_echat.model.echat import EChat
@@ -98,15 +96,3 @@ def test_a_stuck_model_does_not_loop(model: EChat, run_config: RunConfig, noise_
         bias.data.copy_(kept)
     assert codes[:25] == (5,) * 25 and codes[25] != 5 and len(codes) == 150
     assert all(codes[at : at + 26] != (5,) * 26 for at in range(150))
-
-
-def test_lists_of_spoken_answers_hold_codes(model: EChat, run_config: RunConfig, noise_list: Path, tmp_path: Path) -> None:
-    encoder, requests = make_requests(run_config, noise_list, "s2s")
-    rows = list(read_rows(SourceConfig(kind="raw", list=str(noise_list))))
-    settings = DecodeSettings(batch_size=2, max_new=5, max_speech=9)
-    record = decode_list(model, encoder, rows, settings, tmp_path, {"who": "x"})
-    write_outputs(record, TASKS["s2s"], tmp_path, {})
-    lines = [json.loads(line) for line in (tmp_path / "speech_token.jsonl").read_text().splitlines()]
-    answers = run(model, requests, encoder.plan(settings.sampler, settings.speech_sampler, 5, 9), settings.seed)
-    assert lines == [{"key": item.key, "speech_token": list(answer.codes)} for item, answer in zip(requests, answers, strict=True)]
-    assert any(line["speech_token"] for line in lines)
