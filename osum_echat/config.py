@@ -136,9 +136,7 @@ class ModelConfig(Section):
 class SourceConfig(Section):
     """One data list."""
 
-    kind: Literal["raw", "shard", "combine"] = Field(
-        "raw", description="`raw`: JSON lines; `shard`: tars; `combine`: tars with a metadata file each."
-    )
+    kind: Literal["raw", "shard", "combine"] = Field("raw", description="`raw`: JSON lines; `shard`: tars; `combine`: tars and metadata.")
     list: str = Field(description="The list file.")
     weight: float = Field(1.0, gt=0, description="How often an utterance is seen per epoch; 0.1 takes a new tenth every epoch.")
     task: str | None = Field(None, description="Overrides the task of every row.")
@@ -170,9 +168,7 @@ class FilterConfig(Section):
 class AugmentConfig(Section):
     """Augmentation while training; everything is off by default."""
 
-    speed: list[Annotated[float, Field(gt=0.1, lt=10)]] = Field(
-        [1.0], min_length=1, description="Speed factors, one is drawn per utterance."
-    )
+    speed: list[Annotated[float, Field(gt=0.1, lt=10)]] = Field([1.0], min_length=1, description="Speed factors; one is drawn per row.")
     noise_snr_db: tuple[float, float] | None = Field(None, description="Range of the signal-to-noise ratio of added noise.")
     volume_db: tuple[float, float] | None = Field(None, description="Range of the gain.")
     spec_time_masks: NonNegative = Field(0, description="SpecAugment: time masks per utterance.")
