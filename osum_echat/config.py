@@ -8,7 +8,6 @@ Reading and writing files is in the second half; what a value means is in its de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides
-from osum_echat.config_yaml import SectionDoc, apply_override, describe_error, flatten, read_yaml, section_docs
+from osum_echat.config_token2wav import FlowConfig, MelConfig, QuantizerConfig, VocoderConfig, VocoderLossConfig, check_same_frames
+from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides, check_unused
+from osum_echat.config_yaml import SectionDoc, apply_override, describe_error, flatten, read_yaml, run_docs
 from osum_echat.errors import ConfigError
 from osum_echat.files import write_text
 
@@ -136,9 +136,7 @@ class ModelConfig(Section):
 class SourceConfig(Section):
     """One data list."""
 
-    kind: Literal["raw", "shard", "combine"] = Field(
-        "raw", description="`raw`: JSON lines; `shard`: tars; `combine`: tars with a metadata file each."
-    )
+    kind: Literal["raw", "shard", "combine"] = Field("raw", description="`raw`: JSON lines; `shard`: tars; `combine`: tars and metadata.")
     list: str = Field(description="The list file.")
     weight: float = Field(1.0, gt=0, description="How often an utterance is seen per epoch; 0.1 takes a new tenth every epoch.")
     task: str | None = Field(None, description="Overrides the task of every row.")
@@ -170,9 +168,7 @@ class FilterConfig(Section):
 class AugmentConfig(Section):
     """Augmentation while training; everything is off by default."""
 
-    speed: list[Annotated[float, Field(gt=0.1, lt=10)]] = Field(
-        [1.0], min_length=1, description="Speed factors, one is drawn per utterance."
-    )
+    speed: list[Annotated[float, Field(gt=0.1, lt=10)]] = Field([1.0], min_length=1, description="Speed factors; one is drawn per row.")
     noise_snr_db: tuple[float, float] | None = Field(None, description="Range of the signal-to-noise ratio of added noise.")
     volume_db: tuple[float, float] | None = Field(None, description="Range of the gain.")
     spec_time_masks: NonNegative = Field(0, description="SpecAugment: time masks per utterance.")
@@ -280,26 +276,6 @@ class RunConfig(Section):
         return self
 
 
-class QuantizerConfig(Section):
-    """The codebook of the speech tokenizer."""
-
-    kind: Literal["fsq", "vq"] = Field("fsq", description="`fsq`: finite scalar quantisation; `vq`: vectors learnt by moving averages.")
-    codebook_size: Positive = Field(4096, description="Codes.")
-    levels: list[Annotated[int, Field(ge=3)]] = Field(
-        [8, 8, 8, 8], min_length=1, description="`fsq`: values of each dimension; their product is `codebook_size`."
-    )
-    width: Positive = Field(64, description="`vq`: width of a code vector.")
-    decay: Probability = Field(0.99, description="`vq`: decay of the moving averages, per micro-batch.")
-    commitment: float = Field(0.25, ge=0, description="`vq`: weight of the loss that pulls the encoder to its codes.")
-
-    @model_validator(mode="after")
-    def _check(self) -> QuantizerConfig:
-        product = math.prod(self.levels)
-        if self.kind == "fsq" and product != self.codebook_size:
-            raise ValueError(f"levels {self.levels} give {product} codes, codebook_size is {self.codebook_size}")
-        return self
-
-
 class SpeechTokenizerConfig(Section):
     """Speech tokenizer (`arch: speech_tokenizer`): an encoder with a codebook inside, trained by CTC over the bytes of the transcript.
 
@@ -307,10 +283,16 @@ class SpeechTokenizerConfig(Section):
     """
 
     arch: Literal["speech_tokenizer"] = Field("speech_tokenizer", description="Which model.")
-    encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig(num_layers=6), description="Layers before the codebook (50 Hz).")
+    encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig(num_layers=12), description="The encoder, frames of 50 Hz.")
     quantizer: QuantizerConfig = Field(default_factory=QuantizerConfig, description="The codebook.")
     frames_per_token: Literal[1, 2, 4] = Field(2, description="Encoder frames that become one token: 2 is 25 tokens a second, 4 is 12.5.")
-    num_layers_after: NonNegative = Field(2, description="Transformer layers behind the codebook; only training uses them.")
+    num_layers_after: NonNegative = Field(6, description="How many of its layers lie behind the codebook; only training uses them.")
+
+    @model_validator(mode="after")
+    def _check(self) -> SpeechTokenizerConfig:
+        if self.num_layers_after >= self.encoder.num_layers:
+            raise ValueError(f"num_layers_after {self.num_layers_after} must leave layers before it; there are {self.encoder.num_layers}")
+        return self
 
 
 class SpeechTokenizerRun(Section):
@@ -322,8 +304,43 @@ class SpeechTokenizerRun(Section):
     train: TrainConfig = Field(description="Training loop.")
 
 
-AnyRun = RunConfig | SpeechTokenizerRun
-RUNS: dict[str, type[AnyRun]] = {"echat": RunConfig, "speech_tokenizer": SpeechTokenizerRun}  # by model.arch
+class FlowRun(Section):
+    """Everything that defines the training of a flow."""
+
+    seed: int = Field(777, description="Seed of initialisation, data order, dropout and everything a flow draws.")
+    mel: MelConfig = Field(default_factory=MelConfig, description="Log-mel of the audio.")
+    model: FlowConfig = Field(description="Model.")
+    data: DataConfig = Field(description="Data.")
+    train: TrainConfig = Field(description="Training loop.")
+
+    @model_validator(mode="after")
+    def _check(self) -> FlowRun:
+        check_same_frames(self.model, self.mel)
+        check_unused(self.data.augment, "data.augment")
+        return self
+
+
+class VocoderRun(Section):
+    """Everything that defines the training of a vocoder."""
+
+    seed: int = Field(777, description="Seed of initialisation, data order, segments and noise.")
+    mel: MelConfig = Field(default_factory=MelConfig, description="Log-mel that the vocoder reads.")
+    model: VocoderConfig = Field(description="Model.")
+    segment_frames: Positive = Field(50, description="Mel frames of a training segment.")
+    loss: VocoderLossConfig = Field(default_factory=VocoderLossConfig, description="What is minimised.")
+    data: DataConfig = Field(description="Data.")
+    train: TrainConfig = Field(description="Training loop.")
+
+    @model_validator(mode="after")
+    def _check(self) -> VocoderRun:
+        check_unused(self.data.augment, "data.augment")
+        if self.segment_frames > self.train.max_tokens:
+            raise ValueError(f"segment_frames {self.segment_frames} exceeds train.max_tokens {self.train.max_tokens}: no segment fits")
+        return self
+
+
+AnyRun = RunConfig | SpeechTokenizerRun | FlowRun | VocoderRun
+RUNS: dict[str, type[AnyRun]] = {"echat": RunConfig, "speech_tokenizer": SpeechTokenizerRun, "flow": FlowRun, "vocoder": VocoderRun}
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> AnyRun:
@@ -379,9 +396,4 @@ def save_config(config: AnyRun, path: str | Path, allow_change: bool = False) ->
 
 def class_docs() -> list[SectionDoc]:
     """Every key with its type, default and meaning: the source of docs/configuration.md."""
-    others = [(arch, run) for arch, run in RUNS.items() if run is not RunConfig]
-    return section_docs(RunConfig) + [
-        doc
-        for arch, run in others
-        for doc in section_docs(run.model_fields["model"].annotation, f"model (arch: {arch})")  # type: ignore[arg-type]
-    ]
+    return run_docs(RunConfig, {arch: run for arch, run in RUNS.items() if run is not RunConfig})

@@ -1,13 +1,34 @@
-"""Configuration of token2wav: mel, flow and vocoder. They are models of their own, not parts of a ``RunConfig``."""
+"""Configuration of speech tokens and token2wav: codebook, mel, flow, vocoder; models of their own, not parts of a ``RunConfig``."""
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides
+
+
+class QuantizerConfig(Section):
+    """The codebook of the speech tokenizer."""
+
+    kind: Literal["fsq", "vq"] = Field("fsq", description="`fsq`: finite scalar quantisation; `vq`: vectors learnt by moving averages.")
+    codebook_size: Positive = Field(4096, description="Codes.")
+    levels: list[Annotated[int, Field(ge=3)]] = Field(
+        [8, 8, 8, 8], min_length=1, description="`fsq`: values of each dimension; their product is `codebook_size`."
+    )
+    width: Positive = Field(64, description="`vq`: width of a code vector.")
+    decay: Probability = Field(0.99, description="`vq`: decay of the moving averages, per micro-batch.")
+    commitment: float = Field(0.25, ge=0, description="`vq`: weight of the loss that pulls the encoder to its codes.")
+
+    @model_validator(mode="after")
+    def _check(self) -> QuantizerConfig:
+        product = math.prod(self.levels)
+        if self.kind == "fsq" and product != self.codebook_size:
+            raise ValueError(f"levels {self.levels} give {product} codes, codebook_size is {self.codebook_size}")
+        return self
 
 
 class MelConfig(Section):
@@ -31,8 +52,13 @@ class MelConfig(Section):
 
 
 class VocoderConfig(Section):
-    """HiFT-style vocoder: mel to waveform. The product of `upsample_rates` and `istft_hop` is the hop of the mel."""
+    """HiFT-style vocoder (`arch: vocoder`): mel to waveform. The product of `upsample_rates` and `istft_hop` is the hop of the mel.
 
+    A run with this model has the sections `mel` and `loss` in place of `tokenizer`, `prompts` and `features`; one position of
+    `train.max_tokens` is a mel frame, a row is a random segment of `segment_frames` from a recording, drawn anew every epoch.
+    """
+
+    arch: Literal["vocoder"] = Field("vocoder", description="Which model.")
     causal: bool = Field(False, description="Convolutions look back only: streaming without delay, at some cost in quality.")
     channels: Positive = Field(512, description="Channels behind the first convolution; halved at each upsampling.")
     upsample_rates: list[Positive] = Field([8, 5, 3], min_length=1, description="Factor of each upsampling stage.")
@@ -86,19 +112,6 @@ class VocoderLossConfig(Section):
     adversarial: AdversarialConfig | None = Field(None, description="Adversarial training; null for none.")
 
 
-class VocoderTrainConfig(Section):
-    """Training of the vocoder on random segments of recordings."""
-
-    segment_frames: Positive = Field(50, description="Mel frames of a segment.")
-    batch_size: Positive = Field(16, description="Segments per step.")
-    lr: float = Field(2e-4, gt=0, description="Learning rate of the vocoder and of the discriminators.")
-    betas: tuple[Probability, Probability] = Field((0.8, 0.99), description="Decay of the two moments of AdamW.")
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay.")
-    lr_decay: float = Field(0.9999, gt=0, le=1, description="Factor on the learning rate after each step.")
-    clip: float = Field(10.0, gt=0, description="Largest norm of a gradient.")
-    loss: VocoderLossConfig = Field(default_factory=VocoderLossConfig, description="What is minimised.")
-
-
 class TokenEncoderConfig(Section):
     """Transformer over speech tokens with relative positions."""
 
@@ -145,8 +158,13 @@ class FlowSamplingConfig(Section):
 
 
 class FlowConfig(Section):
-    """Conditional flow matching from speech tokens to log-mel (arXiv:2210.02747, arXiv:2407.05407)."""
+    """Flow (`arch: flow`): conditional flow matching from speech tokens to log-mel (arXiv:2210.02747, arXiv:2407.05407).
 
+    A run with this model has the section `mel` in place of `tokenizer`, `prompts` and `features`; one position of `train.max_tokens` is a
+    speech token, padding included.
+    """
+
+    arch: Literal["flow"] = Field("flow", description="Which model.")
     causal: bool = Field(True, description="Chunk-aware causal, made for streaming; false is the published shape, which needs all tokens.")
     codebook_size: Positive = Field(4096, description="Codes of the speech tokenizer.")
     token_rate_hz: float = Field(25.0, gt=0, description="Speech tokens per second.")
@@ -187,3 +205,10 @@ class FlowConfig(Section):
         if self.num_mels % 2:
             raise ValueError(f"num_mels must be even, got {self.num_mels}")
         return self
+
+
+def check_same_frames(flow: FlowConfig, mel: MelConfig) -> None:
+    """Raises ValueError when the flow predicts other frames than those of ``mel``."""
+    for name in ("sample_rate", "hop", "num_mels"):
+        if getattr(mel, name) != getattr(flow, name):
+            raise ValueError(f"mel.{name} {getattr(mel, name)} differs from model.{name} {getattr(flow, name)}")

@@ -18,6 +18,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
 
 
+def check_unused(section: Section, name: str) -> None:
+    """A section that a model does not use must be left at its defaults."""
+    if section != type(section)():
+        raise ValueError(f"{name} is not used by this model; leave it out")
+
+
 def check_divides(total: int, part: int, total_name: str = "width", part_name: str = "num_heads") -> None:
     if total % part:
         raise ValueError(f"{part_name} {part} does not divide {total_name} {total}")

@@ -186,6 +186,18 @@ def section_docs(section: type[BaseModel], path: str = "") -> list[SectionDoc]:
     return [SectionDoc(path, (section.__doc__ or "").strip(), fields), *below]
 
 
+def run_docs(main: type[BaseModel], others: Mapping[str, type[BaseModel]]) -> list[SectionDoc]:
+    """The reference of a run, and what is different in runs of other models."""
+    docs = section_docs(main)
+    for arch, run in others.items():
+        docs.append(section_docs(run)[0]._replace(path=f"top level (arch: {arch})"))
+        for name, field in run.model_fields.items():
+            section = section_in(field.annotation)
+            if section and (name == "model" or name not in main.model_fields):
+                docs += section_docs(section, f"{name} (arch: {arch})")
+    return docs
+
+
 def _show_default(value: Any) -> str:
     if isinstance(value, BaseModel):
         return "see below"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osum_echat.config import RunConfig, SpeechTokenizerRun, load_run, save_config
+from osum_echat.config import FlowRun, RunConfig, SpeechTokenizerRun, VocoderRun, load_run, save_config
 from osum_echat.errors import ConfigError
 from osum_echat.model.build import build_model, set_trainable
 from osum_echat.tasks.task import get_task
@@ -30,8 +30,8 @@ def test_config_loads_builds_and_saves(path: Path, tmp_path: Path) -> None:
     if isinstance(config, RunConfig):
         prompts = load_prompts(config.prompts)
         for convert in config.data.convert:
-            assert get_task(convert.from_).name in prompts.instructions
-            assert get_task(convert.to).name in prompts.instructions
+            for task in (get_task(convert.from_), get_task(convert.to)):
+                assert task.name in prompts.instructions if task.family == "understand" else prompts.system_prompt(task.family)
     save_config(config, tmp_path / "train.yaml")
     assert load_run(tmp_path / "train.yaml") == config
 
@@ -54,4 +54,6 @@ def test_stages_of_the_mini_recipe_share_one_model() -> None:
     (model,) = models
     tokenizers = [config.model for config in configs if isinstance(config, SpeechTokenizerRun)]
     assert [tokenizer.quantizer.codebook_size for tokenizer in tokenizers] == [model.speech.codebook_size]
+    assert [config.model.codebook_size for config in configs if isinstance(config, FlowRun)] == [model.speech.codebook_size]
+    assert len({config.mel for config in configs if isinstance(config, FlowRun | VocoderRun)}) == 1
     assert all(getattr(tokenizers[0].encoder, n) == getattr(model.encoder, n) for n in ("num_mels", "width", "num_layers", "ffn_width"))

@@ -27,8 +27,12 @@ _NUM_VOICED = 8
 _FRAMES_AT_ONCE = 512  # a bound on memory: an hour of audio has 180,000 frames
 
 
-def track_pitch(samples_S: np.ndarray, sample_rate: int, hop: int, low_hz: float = LOW_HZ, high_hz: float = HIGH_HZ) -> np.ndarray:
+def track_pitch(
+    samples_S: np.ndarray, sample_rate: int, hop: int, low_hz: float = LOW_HZ, high_hz: float = HIGH_HZ, peak: float | None = None
+) -> np.ndarray:
     """Pitch in Hz, float32 of S // hop frames, 0 where unvoiced; frame f is centred on the samples [f * hop, (f + 1) * hop) as the mel is.
+
+    ``peak`` is the loudest sample of the recording that the samples were cut from: what is far below it is silence.
 
     Raises DataError too_short below one hop and nan_audio.
     """
@@ -39,7 +43,7 @@ def track_pitch(samples_S: np.ndarray, sample_rate: int, hop: int, low_hz: float
         raise DataError(f"pitch: {bad} of {len(samples_S)} samples are NaN or infinite", "nan_audio")
     samples_S = samples_S.astype(np.float64)
     samples_S -= samples_S.mean()
-    peak = float(np.abs(samples_S).max())
+    peak = float(np.abs(samples_S).max()) if peak is None else peak
     num_frames = len(samples_S) // hop
     if peak == 0.0:
         return np.zeros(num_frames, dtype=np.float32)

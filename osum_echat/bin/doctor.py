@@ -57,7 +57,8 @@ def _show(diagnosis: Diagnosis, out: Path, console: Console) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     for summary in diagnosis.lists:
-        say(f"{summary.name}: {summary.num} rows, {summary.hours:.2f} h, {summary.num_speakers} speakers")
+        answers = f", {summary.answers.hours:.2f} h of answers" if summary.answers.seconds else ""
+        say(f"{summary.name}: {summary.num} rows, {summary.audio.hours:.2f} h{answers}, {summary.num_speakers} speakers")
     for finding in diagnosis.findings:
         say(f"{finding.severity:8} {KINDS[finding.kind].title}: {finding.count} in {finding.where}", _STYLES[finding.severity])
         for example in finding.examples[:3] if finding.severity == "error" else []:

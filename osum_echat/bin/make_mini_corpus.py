@@ -14,15 +14,16 @@ from osum_echat.bin._cli import run_cli
 from osum_echat.datagen.mini_corpus import MiniSettings
 from osum_echat.datagen.mini_lists import make_mini_corpus
 
-PRESETS = {"default": {"train": 4000, "dev": 100, "test": 400}, "smoke": {"train": 300, "dev": 20, "test": 40}}
+PARTS = ("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s")
+PRESETS = {"default": (4000, 100, 400, 1500, 50, 100, 2000, 50, 150), "smoke": (300, 20, 40, 60, 8, 8, 60, 8, 8)}
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for wav files, Kaldi directories and lists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="default", help="sizes")
-    for split in ("train", "dev", "test"):
-        parser.add_argument(f"--{split}", type=int, default=None, help=f"utterances in {split}, in place of the preset's")
+    for part in PARTS:
+        parser.add_argument(f"--{part}", type=int, default=None, help="number of utterances, in place of the preset's")
     parser.add_argument("--seed", type=int, default=777, help="the same seed gives the same files")
     parser.add_argument("--num_processes", type=int, default=os.cpu_count() or 1, help="parallel processes; does not change the result")
     parser.add_argument("--overwrite", action="store_true", help="remove a corpus with other settings that lies under --out")
@@ -53,8 +54,8 @@ class _Progress:
 
 def _body(argv: Sequence[str] | None) -> int:
     args = get_parser().parse_args(argv)
-    sizes = dict(PRESETS[args.preset])
-    sizes |= {split: count for split in sizes if (count := getattr(args, split)) is not None}
+    sizes = dict(zip(PARTS, PRESETS[args.preset], strict=True))
+    sizes |= {part: count for part in PARTS if (count := getattr(args, part)) is not None}
     settings = MiniSettings(**sizes, seed=args.seed)
     start = time.monotonic()
     report = make_mini_corpus(args.out, settings, args.num_processes, args.overwrite, _Progress())

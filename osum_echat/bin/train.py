@@ -16,11 +16,11 @@ from rich.console import Console
 
 from osum_echat.bin._cli import INTERRUPTED, run_cli
 from osum_echat.config import AnyRun, load_run, save_config
-from osum_echat.train.assemble import assemble, check_empty, describe_plan
+from osum_echat.train.assemble import ARCHS, assemble, check_empty, describe_plan
 from osum_echat.train.checkpoint import RunDir
 from osum_echat.train.engine import ENGINES, Engine, choose_device, make_engine
 from osum_echat.train.environment import describe_environment, write_environment
-from osum_echat.train.preflight import preflight, worst_case_batch
+from osum_echat.train.preflight import preflight
 from osum_echat.train.trainer import Trainer
 
 
@@ -67,7 +67,7 @@ def _prepare_dir(cfg: AnyRun, args: argparse.Namespace, engine: Engine, step: in
 
 def _dry_run(trainer: Trainer, console: Console) -> int:
     batch = next(iter(trainer.loaders("train", 0, None)))
-    console.print(f"first batch: {len(batch.keys)} utterances, {batch.ids_T.numel()} positions, {batch.num_supervised} supervised")
+    console.print(f"first batch: {len(batch.keys)} utterances, {batch.num_positions} positions, {batch.num_supervised} supervised")
     return 0
 
 
@@ -81,7 +81,7 @@ def _train(cfg: AnyRun, args: argparse.Namespace, engine: Engine, console: Conso
     trainer = assemble(cfg, run, engine, console, resume=args.resume == "auto")
     _prepare_dir(cfg, args, engine, trainer.position.step)
     if cfg.train.preflight:
-        peak = preflight(trainer.model, trainer.objective, engine, worst_case_batch(cfg))
+        peak = preflight(trainer.model, trainer.objective, engine, ARCHS[cfg.model.arch].largest_batch(cfg))
         console.print(f"preflight: the largest batch fits, peak memory {peak / 1e9:.2f} GB", highlight=False)
     step, finished = trainer.run()
     if not finished:

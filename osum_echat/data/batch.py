@@ -1,4 +1,4 @@
-"""``Batch``: sequences packed one behind the other, no padding; the planner that fills batches up to a budget, and how full they became.
+"""``Batch``: sequences packed one behind the other, no padding; the planners that fill batches up to a budget.
 
 Shape suffixes: T packed joint positions, B audio spans (rows of mel_BFM), F mel frames, M mel bins. Attention must not cross the borders in
 ``cu_seqlens``; only the log-mel is padded (with zeros), which the encoder never looks at. Packing is best-fit decreasing
@@ -40,6 +40,11 @@ class Batch:
     num_supervised: int
     num_ctc: int
     num_audio_seconds: float
+
+    @property
+    def num_positions(self) -> int:
+        """What counts towards ``train.max_tokens``."""
+        return len(self.ids_T)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on ``device``."""
@@ -118,6 +123,21 @@ def pack(lengths: SequenceOf[int], seconds: SequenceOf[float], max_tokens: int, 
     return bins
 
 
+def pack_padded(lengths: SequenceOf[int], seconds: SequenceOf[float], max_tokens: int, max_seconds: float | None = None) -> list[list[int]]:
+    """The same for rows that are padded to the longest of their bin, padding included in ``max_tokens``: neighbours in length together."""
+    bins: list[list[int]] = []
+    total_seconds = 0.0
+    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        longest = lengths[bins[-1][0]] if bins else 0
+        full = not bins or (len(bins[-1]) + 1) * longest > max_tokens
+        if full or (max_seconds is not None and total_seconds + seconds[index] > max_seconds):
+            bins.append([])
+            total_seconds = 0.0
+        bins[-1].append(index)
+        total_seconds += seconds[index]
+    return bins
+
+
 def _check_slots(sequences: SequenceOf[Sequence], mels: SequenceOf[Tensor]) -> None:
     spans = [(sequence.key, span) for sequence in sequences for span in sequence.audio]
     if len(spans) != len(mels):
@@ -134,37 +154,3 @@ def _ctc_targets(sequences: SequenceOf[Sequence]) -> tuple[np.ndarray, np.ndarra
     lens = [[0] * (len(sequence.audio) - 1) + [len(sequence.ctc_ids)] for sequence in sequences if len(sequence.audio)]
     flat = np.array([length for row in lens for length in row], dtype=np.int64)
     return (np.concatenate(targets).astype(np.int64) if targets else np.zeros(0, dtype=np.int64)), flat
-
-
-@dataclass
-class PackingStats:
-    """How full the batches of a loader were, since it was made."""
-
-    max_tokens: int
-    num_batches: int = 0
-    num_sequences: int = 0
-    num_positions: int = 0
-    num_supervised: int = 0
-    num_mel_frames: int = 0
-    num_padded_mel_frames: int = 0
-    num_audio_seconds: float = 0.0
-
-    def add(self, batch: Batch) -> None:
-        """Counts one batch."""
-        self.num_batches += 1
-        self.num_sequences += len(batch.keys)
-        self.num_positions += len(batch.ids_T)
-        self.num_supervised += batch.num_supervised
-        self.num_mel_frames += int(batch.mel_lens_B.sum())
-        self.num_padded_mel_frames += batch.mel_BFM.shape[0] * batch.mel_BFM.shape[1]
-        self.num_audio_seconds += batch.num_audio_seconds
-
-    @property
-    def fill(self) -> float:
-        """Share of the token budget that is used; positions are packed, so nothing else is wasted in the LLM."""
-        return self.num_positions / (self.num_batches * self.max_tokens) if self.num_batches else 0.0
-
-    @property
-    def mel_padding(self) -> float:
-        """Share of log-mel frames that are padding (only the encoder's convolutions see them)."""
-        return 1.0 - self.num_mel_frames / self.num_padded_mel_frames if self.num_padded_mel_frames else 0.0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from osum_echat.config import SourceConfig
-from osum_echat.data.doctor_rows import LABELS, Exam, Limits, Problem, examine
+from osum_echat.data.doctor_rows import LABELS, Exam, Limits, Problem, Recording, examine
 from osum_echat.data.source import SOURCES
 from osum_echat.errors import DataError
 from osum_echat.processes import clean_context, heed_sigterm
@@ -57,6 +57,7 @@ _LIST_ERRORS: dict[str, Kind] = {
     "duplicate_key": Kind("error", "The same key twice in a list", "Keys must be unique within a list."),
     "key_leak": Kind("error", "Keys of a test list in a training list", "Remove them from one side: such scores mean nothing."),
     "audio_leak": Kind("error", "The same audio in training and test", "Remove it from one side: such scores mean nothing."),
+    "exchange_leak": Kind("error", "Questions of a test list with the same reply in a training list", "Remove them from one side."),
     "speaker_leak": Kind("error", "Speakers of a test list in a training list", "Split by speaker, or say --speaker_overlap ok."),
 }
 _WARNINGS: dict[str, Kind] = {
@@ -69,7 +70,10 @@ _WARNINGS: dict[str, Kind] = {
     "text_rate": Kind("warning", "Transcript too long or too short for its audio", "Often a shifted transcript: listen to some."),
     "rare_class": Kind("warning", "Classes with less than 2 % of the labels", "Weight them up, or expect poor recall."),
     "unseen_class": Kind("warning", "Test labels that never occur in training", "They cannot be learnt from these lists."),
-    "same_text": Kind("info", "Transcripts that occur in training and test", "Fine for fixed word sets; else the test is too easy."),
+    "no_speech_token": Kind("info", "Answers without speech tokens", "Run `osum-echat prepare speech-tokens` before training."),
+    "same_text": Kind(
+        "info", "Transcripts or questions that occur in training and test", "Fine for fixed word sets; else the test is too easy."
+    ),
     "mixed_rates": Kind("info", "Several sampling rates", "Make sure that the rate does not give a label away."),
 }
 KINDS: dict[str, Kind] = {**_ROW_ERRORS, **_LIST_ERRORS, **_WARNINGS}
@@ -104,23 +108,35 @@ class Finding:
 
 
 @dataclass
-class ListSummary:
-    """Counts of one list."""
+class AudioSummary:
+    """All recordings of one kind in a list."""
 
-    name: str
-    split: str
-    num: int
     hours: float
-    num_speakers: int
-    tasks: dict[str, int]
     rates: dict[str, int]
-    labels: dict[str, dict[str, int]]
     seconds: list[float] = field(repr=False)
     chars_per_second: list[float] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Distributions become their quantiles."""
         return {**vars(self), "seconds": _quantiles(self.seconds), "chars_per_second": _quantiles(self.chars_per_second)}
+
+
+@dataclass
+class ListSummary:
+    """Counts of one list; ``audio`` is what is heard, ``answers`` what is to be said."""
+
+    name: str
+    split: str
+    num: int
+    num_speakers: int
+    tasks: dict[str, int]
+    labels: dict[str, dict[str, int]]
+    audio: AudioSummary
+    answers: AudioSummary
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**vars(self), "audio": self.audio.to_json(), "answers": self.answers.to_json()}
 
 
 @dataclass
@@ -213,13 +229,14 @@ def _list_findings(spec: ListSpec, exams: Sequence[Exam], limits: Limits) -> Ite
             by_kind[kind].append((exam.key, problem.detail, exam.origin))
     num_bad = sum(any(_is_row_error(problem) for problem in exam.problems) for exam in exams)
     tolerated = num_bad <= limits.max_bad * len(exams)
-    by_kind["text_rate"] += _odd_rates(exams, limits)
+    by_kind["text_rate"] += _odd_rates(_heard(exams), limits) + _odd_rates(_answers(exams), limits)
     by_kind["duplicate_key"] += _repeated([(exam.key, exam) for exam in exams if exam.key])
-    by_kind["duplicate_audio"] += _repeated([(exam.audio_hash, exam) for exam in exams if exam.audio_hash])
+    by_kind["duplicate_audio"] += _repeated([(exam.heard.hash, exam) for exam in exams if exam.heard])
     by_kind["rare_class"] += _rare_classes(exams)
-    rates = Counter(exam.rate for exam in exams if exam.rate)
-    if len(rates) > 1:
-        by_kind["mixed_rates"] += [("", f"{num} rows at {rate} Hz", "") for rate, num in rates.most_common()]
+    for of, recordings in (("rows", _heard(exams)), ("answers", _answers(exams))):
+        rates = Counter(recording.rate for recording, _, _ in recordings)
+        if len(rates) > 1:
+            by_kind["mixed_rates"] += [("", f"{num} {of} at {rate} Hz", "") for rate, num in rates.most_common()]
     for kind, examples in by_kind.items():
         if examples:
             yield _finding(kind, spec.name, examples, "warning" if tolerated and kind in _ROW_ERRORS else None)
@@ -229,26 +246,38 @@ def _is_row_error(problem: Problem) -> bool:
     return problem.kind in _ROW_ERRORS or problem.kind not in KINDS
 
 
-def _odd_rates(exams: Sequence[Exam], limits: Limits) -> list[Example]:
+Spoken = tuple[Recording, str, Exam]  # a recording, its words ("" where nobody wrote them down), whose it is
+
+
+def _heard(exams: Sequence[Exam]) -> list[Spoken]:
+    return [(exam.heard, exam.text or "", exam) for exam in exams if exam.heard]
+
+
+def _answers(exams: Sequence[Exam]) -> list[Spoken]:
+    return [(exam.answer, exam.said or "", exam) for exam in exams if exam.answer]
+
+
+def _odd_rates(spoken: Sequence[Spoken], limits: Limits) -> list[Example]:
     """Characters per second far from the median of their script, as log ratios."""
     odd: list[Example] = []
     for is_cjk in (False, True):
-        timed = [(exam, rate) for exam in exams if (rate := _chars_per_second(exam)) and bool(_CJK.search(exam.text or "")) == is_cjk]
+        timed = [(*item, rate) for item in spoken if (rate := _chars_per_second(item)) and bool(_CJK.search(item[1])) == is_cjk]
         if len(timed) < _MIN_ROWS_FOR_RATES:
             continue
-        logs = np.log([rate for _, rate in timed])
+        logs = np.log([rate for *_, rate in timed])
         median = float(np.median(logs))
         limit = max(math.log(2), limits.max_deviations * _MAD_TO_SIGMA * float(np.median(np.abs(logs - median))))
-        for (exam, rate), value in zip(timed, logs, strict=True):
+        for (recording, text, exam, rate), value in zip(timed, logs, strict=True):
             if abs(value - median) > limit:
-                detail = f"{rate:.1f} characters/s, median {math.exp(median):.1f}: {(exam.text or '')[:60]!r} in {exam.seconds:.2f} s"
+                detail = f"{rate:.1f} characters/s, median {math.exp(median):.1f}: {text[:60]!r} in {recording.seconds:.2f} s"
                 odd.append((exam.key, detail, exam.origin))
     return odd
 
 
-def _chars_per_second(exam: Exam) -> float | None:
-    num = 0 if exam.replies else len((exam.text or "").replace(" ", ""))
-    return num / exam.seconds if num and exam.seconds else None
+def _chars_per_second(spoken: Spoken) -> float | None:
+    recording, text, _ = spoken
+    num = len(text.replace(" ", ""))
+    return num / recording.seconds if num else None
 
 
 def _repeated(pairs: Sequence[tuple[Any, Exam]]) -> list[Example]:
@@ -279,20 +308,25 @@ def _rare_classes(exams: Sequence[Exam]) -> list[Example]:
 
 
 def _split_findings(specs: Sequence[ListSpec], exams: Sequence[Sequence[Exam]], limits: Limits) -> Iterator[Finding]:
-    """Training against each other list; development lists are no test, but they leak all the same."""
+    """Training against each other list; development lists are no test, but they leak all the same.
+
+    Leaks of speakers and audio are judged by what is heard: the voice of all answers is meant to be the same, and replies may repeat.
+    """
     train = [exam for spec, table in zip(specs, exams, strict=True) if spec.split == "train" for exam in table]
     if not train:
         return
-    keys, audio, speakers = {e.key for e in train} - {""}, {e.audio_hash for e in train} - {None}, {e.speaker for e in train} - {None}
+    keys, audio = {e.key for e in train} - {""}, {e.heard.hash for e in train if e.heard}
+    speakers = {e.speaker for e in train if e.heard} - {None}
     texts, counts = {e.text for e in train} - {None, ""}, _label_counts(train)
+    exchanges = {(e.text, e.reply) for e in train if e.text and e.reply}
     for spec, table in zip(specs, exams, strict=True):
         if spec.split == "train":
             continue
-        common = [e for e in table if e.speaker in speakers]
-        by_speaker = {e.speaker: e for e in reversed(common)}
+        by_speaker = {e.speaker: e for e in reversed(table) if e.heard and e.speaker in speakers}
         found = {
             "key_leak": [(e.key, "", e.origin) for e in table if e.key in keys],
-            "audio_leak": [(e.key, "", e.origin) for e in table if e.audio_hash in audio],
+            "audio_leak": [(e.key, "", e.origin) for e in table if e.heard and e.heard.hash in audio],
+            "exchange_leak": [(e.key, repr(f"{e.text}: {e.reply}"[:100]), e.origin) for e in table if (e.text, e.reply) in exchanges],
             "speaker_leak": [(e.key, f"speaker {name}", e.origin) for name, e in by_speaker.items()],
             "same_text": [(e.key, repr((e.text or "")[:60]), e.origin) for e in table if e.text in texts],
             "unseen_class": [
@@ -310,18 +344,25 @@ def _split_findings(specs: Sequence[ListSpec], exams: Sequence[Sequence[Exam]], 
 
 
 def _summary(spec: ListSpec, exams: Sequence[Exam]) -> ListSummary:
-    seconds = [exam.seconds for exam in exams if exam.seconds is not None]
     return ListSummary(
         name=spec.name,
         split=spec.split,
         num=len(exams),
-        hours=round(sum(seconds) / 3600, 4),
         num_speakers=len({exam.speaker for exam in exams if exam.speaker}),
         tasks=dict(Counter(exam.task for exam in exams).most_common()),
-        rates={str(rate): num for rate, num in Counter(exam.rate for exam in exams if exam.rate).most_common()},
         labels={name: dict(counter.most_common()) for name, counter in _label_counts(exams).items()},
+        audio=_audio_summary(_heard(exams)),
+        answers=_audio_summary(_answers(exams)),
+    )
+
+
+def _audio_summary(spoken: Sequence[Spoken]) -> AudioSummary:
+    seconds = [recording.seconds for recording, _, _ in spoken]
+    return AudioSummary(
+        hours=round(sum(seconds) / 3600, 4),
+        rates={str(rate): num for rate, num in Counter(recording.rate for recording, _, _ in spoken).most_common()},
         seconds=seconds,
-        chars_per_second=[rate for exam in exams if (rate := _chars_per_second(exam))],
+        chars_per_second=[rate for item in spoken if (rate := _chars_per_second(item))],
     )
 
 

@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from osum_echat.data.doctor import KINDS, Diagnosis, Finding, ListSummary
+from osum_echat.data.doctor import KINDS, AudioSummary, Diagnosis, Finding, ListSummary
 
 _COLOURS = {"error": "#b3261e", "warning": "#9a6700", "info": "#3867a6", "errors": "#b3261e", "warnings": "#9a6700", "ok": "#1a7f37"}
 _STYLE = """
@@ -33,8 +33,10 @@ def render(diagnosis: Diagnosis, title: str = "Data doctor") -> str:
 
 
 def _headline(diagnosis: Diagnosis) -> str:
-    num, hours = sum(x.num for x in diagnosis.lists), sum(x.hours for x in diagnosis.lists)
-    return f"{num:,} rows, {hours:.2f} hours of audio in {len(diagnosis.lists)} lists."
+    num, hours = sum(x.num for x in diagnosis.lists), sum(x.audio.hours for x in diagnosis.lists)
+    answers = sum(x.answers.hours for x in diagnosis.lists)
+    said = f" and {answers:.2f} hours of answers" if answers else ""
+    return f"{num:,} rows, {hours:.2f} hours of audio{said} in {len(diagnosis.lists)} lists."
 
 
 def _finding(finding: Finding) -> str:
@@ -57,16 +59,26 @@ def _list(summary: ListSummary) -> str:
     facts = {
         "split": summary.split,
         "rows": f"{summary.num:,}",
-        "hours": f"{summary.hours:.3f}",
         "speakers": f"{summary.num_speakers:,}",
         "tasks": ", ".join(f"{name} {num}" for name, num in summary.tasks.items()),
-        "sampling rates": ", ".join(f"{rate} Hz ({num})" for rate, num in summary.rates.items()),
+        "audio": _amount(summary.audio),
+        "answers": _amount(summary.answers),
     }
-    table = "".join(f"<tr><th>{name}<td>{escape(value)}</tr>" for name, value in facts.items())
-    plots = _histogram(summary.seconds, "seconds") + _histogram(summary.chars_per_second, "characters per second")
+    table = "".join(f"<tr><th>{name}<td>{escape(value)}</tr>" for name, value in facts.items() if value)
+    plots = _histograms(summary.audio, "") + _histograms(summary.answers, " of answers")
     balances = "".join(_balance(name, counts) for name, counts in summary.labels.items())
     rows = f'<div class="row"><table>{table}</table>{plots}</div><div class="row">{balances}</div>'
     return f"<h3><code>{escape(summary.name)}</code></h3>{rows}"
+
+
+def _amount(audio: AudioSummary) -> str:
+    if not audio.seconds:
+        return ""
+    return f"{audio.hours:.3f} h; " + ", ".join(f"{rate} Hz ({num})" for rate, num in audio.rates.items())
+
+
+def _histograms(audio: AudioSummary, of: str) -> str:
+    return _histogram(audio.seconds, f"seconds{of}") + _histogram(audio.chars_per_second, f"characters per second{of}")
 
 
 def _balance(name: str, counts: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""One row of a list under the doctor's eyes: its task, its labels, its audio. What is found has a name of ``doctor.KINDS``.
+"""One row of a list under the doctor's eyes: task, labels, audio, answer. What is found has a name of ``doctor.KINDS``.
 
 Left out: anything that needs a model (a transcript that is not what is said, a wrong label).
 """
@@ -6,7 +6,7 @@ Left out: anything that needs a model (a transcript that is not what is said, a 
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,20 +47,37 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """What is remembered of audio once it was decoded."""
+
+    seconds: float
+    rate: int
+    hash: bytes
+
+
+@dataclass(frozen=True)
 class Exam:
-    """What is remembered of a row once its audio was seen; ``labels`` are canonical. ``replies``: the text answers the audio."""
+    """What is remembered of a row; ``labels`` are canonical.
+
+    ``text`` are the words of ``heard`` (the row's ``wav``): a transcript, or the question of a dialogue, whose ``reply`` is the answer's
+    text. A row that is read aloud has only ``text``. ``answer`` is its ``answer_wav``.
+    """
 
     key: str
     origin: str
     task: str = ""
     text: str | None = None
+    reply: str | None = None
     speaker: str | None = None
-    seconds: float | None = None
-    rate: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
-    audio_hash: bytes | None = None
-    replies: bool = False
+    heard: Recording | None = None
+    answer: Recording | None = None
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def said(self) -> str | None:
+        """The words of the answer."""
+        return self.text if self.reply is None else self.reply
 
 
 def examine(row: SourceRow, limits: Limits) -> Exam:
@@ -70,22 +87,29 @@ def examine(row: SourceRow, limits: Limits) -> Exam:
     labels, problems = _check_fields(row)
     problems += _check_codes(row, limits.codebook_size)
     task = _task_of(row)
-    exam = Exam(row.key, row.origin, row.task, row.txt, row.speaker, labels=tuple(labels.items()), problems=tuple(problems))
-    exam = replace(exam, replies=task is not None and task.follow_up is not None)
     source = row.audio if row.audio is not None else row.wav
+    if source is None and task is not None and task.reads_audio:
+        problems.append(Problem("missing_audio", "neither wav nor embedded audio"))
+    heard = _listen(source, row.start, row.end, limits, problems)
+    answer = _listen(row.answer_wav, None, None, limits, problems, "answer_wav: ")
+    in_dialogue = task is not None and task.follow_up is not None
+    text, reply = (row.question, row.txt) if in_dialogue else (row.txt, None)
+    return Exam(row.key, row.origin, row.task, text, reply, row.speaker, tuple(labels.items()), heard, answer, tuple(problems))
+
+
+def _listen(
+    source: str | bytes | None, start: float | None, end: float | None, limits: Limits, problems: list[Problem], of: str = ""
+) -> Recording | None:
+    """None without audio that can be decoded; what is wrong is appended to ``problems``, its detail begun with ``of``."""
     if source is None:
-        wanted = task is not None and task.reads_audio
-        return _with(exam, [Problem("missing_audio", "neither wav nor embedded audio")]) if wanted else exam
+        return None
     try:
-        samples_S, rate = read_native(source, row.start, row.end)
+        samples_S, rate = read_native(source, start, end)
     except DataError as error:
-        return _with(exam, [Problem(error.reason, str(error))])
-    exam = replace(exam, seconds=len(samples_S) / rate, rate=rate, audio_hash=_hash(samples_S))
-    return _with(exam, list(_check_samples(samples_S, rate, limits)))
-
-
-def _with(exam: Exam, problems: list[Problem]) -> Exam:
-    return replace(exam, problems=(*exam.problems, *problems))
+        problems.append(Problem(error.reason, f"{of}{error}"))
+        return None
+    problems += [Problem(problem.kind, of + problem.detail) for problem in _check_samples(samples_S, rate, limits)]
+    return Recording(len(samples_S) / rate, rate, _hash(samples_S))
 
 
 def _hash(samples_S: np.ndarray) -> bytes:
@@ -120,7 +144,11 @@ def _check_fields(row: Utterance) -> tuple[dict[str, str], list[Problem]]:
     except DataError as error:
         return labels, [*problems, Problem("unknown_task", str(error))]
     absent = ["txt"] if task.transcript and not (row.txt or "").strip() else []
-    absent += ["speech_token"] if task.schedule != "text" and not row.speech_token else []
+    if task.schedule != "text" and not row.speech_token:
+        if row.answer_wav:
+            problems.append(Problem("no_speech_token", f"task {row.task}"))
+        else:
+            absent.append("speech_token")
     absent += [name for name in task.labels if name not in labels and name not in unknown]
     if absent:
         problems.append(Problem("missing_label", f"task {row.task} needs {', '.join(absent)}"))

@@ -21,9 +21,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from osum_echat.config import DataConfig, SourceConfig
-from osum_echat.data.batch import Batch, PackingStats, collate, pack
-from osum_echat.data.source import Mixture, Row, generator
-from osum_echat.data.steps import Encoder, Example, Limits, Preparer, as_utterance
+from osum_echat.data.source import Drop, Mixture, Row, generator
+from osum_echat.data.steps import Encoder, Limits, Measured, Preparer, as_utterance
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError
 from osum_echat.processes import clean_context
@@ -50,7 +49,7 @@ class Position:
 class Item:
     """What a reader hands out: a batch (None at its end), the position behind it, and its counts so far."""
 
-    batch: Batch | None
+    batch: Any
     position: Position
     tally: dict[str, Any]
 
@@ -102,40 +101,35 @@ class Pipeline(IterableDataset[Item]):
                 inside = Position(unit, row, window, number + 1, False, before)
                 behind = Position(rows.unit, rows.row, window + 1, 0, False, after)
                 chosen = [examples[i] for i in bins[number]]
-                yield Item(self._collate(chosen), behind if number + 1 == len(bins) else inside, after)
+                yield Item(self.prepare.encoder.collate(chosen), behind if number + 1 == len(bins) else inside, after)
             window, skip = window + 1, 0
 
     def _plan(self, reader: int) -> np.ndarray:
         plan = self.mixture.plan(self.prepare.seed, self.prepare.epoch, shuffle=self.prepare.train)
         return plan[self.share.rank * self.share.num_readers + reader :: self.share.world * self.share.num_readers]
 
-    def _fill(self, rows: "_Rows", tally: Tally) -> list[Example]:
+    def _fill(self, rows: "_Rows", tally: Tally) -> list[Measured]:
         """The next window: up to ``data.window`` utterances that survive the list."""
-        examples: list[Example] = []
+        examples: list[Measured] = []
         seconds = 0.0
         for result, copy in rows:
             tally.num_read += 1
             prepared = as_utterance(result, self.prepare, copy)
-            if isinstance(prepared, Example):
+            if isinstance(prepared, Drop):
+                tally.add(prepared)
+            else:
                 examples.append(prepared)
                 seconds += prepared.seconds
-            else:
-                tally.add(prepared)
             if len(examples) == self.prepare.data.window or seconds >= MAX_WINDOW_SECONDS:
                 break
         return examples
 
-    def _bins(self, examples: list[Example], reader: int, window: int) -> list[list[int]]:
-        limits = self.prepare.limits
-        bins = pack([e.length for e in examples], [e.seconds for e in examples], limits.max_tokens, limits.max_seconds)
+    def _bins(self, examples: list[Measured], reader: int, window: int) -> list[list[int]]:
+        bins = self.prepare.encoder.pack(examples, self.prepare.limits)
         if not self.prepare.train:
             return bins
         shuffled = generator("bins", self.prepare.seed, self.prepare.epoch, self.share.rank, reader, window).permutation(len(bins))
         return [bins[i] for i in shuffled]
-
-    def _collate(self, examples: list[Example]) -> Batch:
-        mels = [mel_FM for example in examples for mel_FM in example.mels]
-        return collate([example.sequence for example in examples], mels, self.prepare.encoder.num_mels)
 
 
 class _Rows:
@@ -162,7 +156,7 @@ class Loader:
     """Batches of one epoch for one rank. Make it with ``make_loader``.
 
     ``state_dict()`` is the position behind the last batch that was handed out; ``drops`` is reason → task → count, ``tally.table()`` prints
-    it; ``stats`` tells how full the batches were. At the end of the epoch a share of drops above ``data.max_drop`` is a ``DataError``.
+    it. At the end of the epoch a share of drops above ``data.max_drop`` is a ``DataError``.
     """
 
     def __init__(self, mixture: Mixture, prepare: Preparer, share: Share, num_workers: int, state: dict[str, Any] | None) -> None:
@@ -176,9 +170,8 @@ class Loader:
         if state is not None:
             self._load_state(state)
         self._tallies = [position.tally for position in self._positions]
-        self.stats = PackingStats(prepare.limits.max_tokens)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         items = self._items()
         try:
             while not all(position.done for position in self._positions):
@@ -189,7 +182,6 @@ class Loader:
                 self._check_early()
                 if item.batch is not None:
                     self._num_batches += 1
-                    self.stats.add(item.batch)
                     yield item.batch
         finally:
             del items  # ends the readers now, not when the garbage is collected

@@ -1,9 +1,11 @@
 """One utterance through the straight list: task, decode, bounds, augmentation, layout, bounds, log-mel. Every way out has a name.
 
 Each step raises ``DataError`` with the reason it drops the utterance for; ``prepare`` turns that into a counted ``Drop``. Every random
-choice is drawn from (seed, epoch, key, copy), so it does not depend on who reads the utterance, or when.
+choice is drawn from (seed, epoch, key, copy), so it does not depend on who reads the utterance, or when. What a row becomes is the
+``Encoder``'s: those here give sequences; token2wav has its own (token2wav/flow_training.py, token2wav/vocoder_training.py).
 """
 
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from osum_echat.audio.augment import add_noise, change_speed, change_volume, spe
 from osum_echat.audio.features import SAMPLE_RATE, LogMel, num_llm_frames
 from osum_echat.audio.io import read_audio
 from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, InterleaveConfig, TokenizerConfig
+from osum_echat.data.batch import Batch, collate, pack
 from osum_echat.data.source import Drop, Row, generator
 from osum_echat.errors import DataError
 from osum_echat.tasks.sequence import AudioSpan, Sequence, SequenceBuilder
@@ -25,6 +28,15 @@ from osum_echat.text.vocab import IGNORE, JointVocab
 from osum_echat.utterance import Turn, Utterance
 
 _NO_SAMPLES = np.zeros(0, dtype=np.float32)
+
+
+class Measured(Protocol):
+    """What packing must know of an example: positions of ``train.max_tokens`` and seconds of audio."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -49,18 +61,58 @@ class Limits:
 
 
 class Encoder(Protocol):
-    """How utterances become sequences: what differs between the models that are trained."""
+    """How rows become examples, and examples batches: what differs between the models that are trained."""
+
+    def example(self, utterance: Utterance, preparer: "Preparer", copy: int) -> Measured:
+        """``DataError`` drops the row."""
+
+    def pack(self, examples: SequenceOf[Any], limits: Limits) -> list[list[int]]:
+        """Indices of the examples of each batch."""
+
+    def collate(self, examples: SequenceOf[Any]) -> Any:
+        """A batch as the trainer needs it (train/objective.py's ``TrainBatch``)."""
+
+
+class SpokenEncoder:
+    """Base of the encoders whose rows are laid out as a ``Sequence`` over 16 kHz audio."""
 
     num_mels: int
 
-    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence: ...
+    def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence:
+        """Layout of a decoded utterance."""
+        raise NotImplementedError
 
-    def num_text(self, sequence: Sequence) -> int: ...
+    def num_text(self, sequence: Sequence) -> int:
+        """Text ids of the answer."""
+        raise NotImplementedError
 
-    def log_mel(self, waveform_S: np.ndarray) -> Tensor: ...
+    def log_mel(self, waveform_S: np.ndarray) -> Tensor:
+        """(F, M) log-mel of a 16 kHz waveform."""
+        raise NotImplementedError
+
+    def example(self, utterance: Utterance, preparer: "Preparer", copy: int) -> Example:
+        """Decode, bounds, augmentation, layout, bounds, log-mel."""
+        data = preparer.data
+        utterance = decode(utterance)
+        check_seconds(utterance, data.filter)
+        rng = preparer.rng("augment", utterance, copy) if preparer.train else None
+        if rng is not None:
+            utterance = augment(utterance, data.augment, rng)
+        wording = preparer.rng("wording", utterance, copy) if preparer.train else None
+        sequence = self.sequence(utterance, wording)
+        check_length(sequence, self.num_text(sequence), data.filter, preparer.limits)
+        return features(sequence, self, data.augment, rng)
+
+    def pack(self, examples: SequenceOf[Example], limits: Limits) -> list[list[int]]:
+        """Nothing is padded: any may stand together."""
+        return pack([e.length for e in examples], [e.seconds for e in examples], limits.max_tokens, limits.max_seconds)
+
+    def collate(self, examples: SequenceOf[Example]) -> Batch:
+        """Sequences one behind the other."""
+        return collate([example.sequence for example in examples], [mel_FM for e in examples for mel_FM in e.mels], self.num_mels)
 
 
-class TranscriptEncoder:
+class TranscriptEncoder(SpokenEncoder):
     """Audio and the bytes of its transcript, for a model that learns by CTC alone: a position per 80 ms, nothing learned at any."""
 
     def __init__(self, num_mels: int) -> None:
@@ -94,7 +146,7 @@ class TranscriptEncoder:
         return self._log_mel(torch.from_numpy(waveform_S))
 
 
-class SequenceEncoder:
+class SequenceEncoder(SpokenEncoder):
     """Text tools and log-mel of a run, built on first use in the process that uses them: only their configuration is pickled."""
 
     def __init__(
@@ -154,22 +206,18 @@ class Preparer:
     epoch: int
     train: bool
 
-    def prepare(self, utterance: Utterance, copy: int = 0) -> Example | Drop:
+    def prepare(self, utterance: Utterance, copy: int = 0) -> Measured | Drop:
         """The straight list. ``copy`` tells the copies of one utterance apart that a source weight above 1 makes."""
         task = utterance.task
         try:
             task = draw_task(utterance, self.data.convert if self.train else (), self.seed, self.epoch)
-            utterance = decode(replace(utterance, task=task))
-            check_seconds(utterance, self.data.filter)
-            rng = generator("augment", self.seed, self.epoch, utterance.key, copy) if self.train else None
-            if rng is not None:
-                utterance = augment(utterance, self.data.augment, rng)
-            wording = generator("wording", self.seed, self.epoch, utterance.key, copy) if self.train else None
-            sequence = self.encoder.sequence(utterance, wording)
-            check_length(sequence, self.encoder.num_text(sequence), self.data.filter, self.limits)
-            return features(sequence, self.encoder, self.data.augment, rng)
+            return self.encoder.example(replace(utterance, task=task), self, copy)
         except DataError as error:
             return Drop.because(error, utterance, task)
+
+    def rng(self, purpose: str, utterance: Utterance, copy: int) -> np.random.Generator:
+        """For the random choices of one purpose; dev sets are always read as epoch 0."""
+        return generator(purpose, self.seed, self.epoch, utterance.key, copy)
 
 
 def decode(utterance: Utterance) -> Utterance:
@@ -193,12 +241,17 @@ def _decode_turn(turn: Turn) -> Turn:
 
 def check_seconds(utterance: Utterance, bounds: FilterConfig) -> None:
     """Drops audio outside the bounds, that of earlier turns too."""
-    waveforms = [utterance.waveform_S, *(turn.waveform_S for turn in utterance.history)]
-    for seconds in (len(waveform_S) / SAMPLE_RATE for waveform_S in waveforms if waveform_S is not None):
-        if seconds < bounds.min_seconds:
-            raise DataError(f"{seconds:.3f} s of audio, data.filter.min_seconds is {bounds.min_seconds}", "too_short")
-        if seconds > bounds.max_seconds:
-            raise DataError(f"{seconds:.1f} s of audio, data.filter.max_seconds is {bounds.max_seconds}", "too_long")
+    for waveform_S in [utterance.waveform_S, *(turn.waveform_S for turn in utterance.history)]:
+        if waveform_S is not None:
+            check_duration(len(waveform_S) / SAMPLE_RATE, bounds)
+
+
+def check_duration(seconds: float, bounds: FilterConfig) -> None:
+    """Drops audio of so many seconds outside the bounds."""
+    if seconds < bounds.min_seconds:
+        raise DataError(f"{seconds:.3f} s of audio, data.filter.min_seconds is {bounds.min_seconds}", "too_short")
+    if seconds > bounds.max_seconds:
+        raise DataError(f"{seconds:.1f} s of audio, data.filter.max_seconds is {bounds.max_seconds}", "too_long")
 
 
 def augment(utterance: Utterance, config: AugmentConfig, rng: np.random.Generator) -> Utterance:
@@ -231,13 +284,18 @@ def check_length(sequence: Sequence, num_text: int, bounds: FilterConfig, limits
     """Drops what is longer than the bounds or than a whole micro-batch; `num_text` counts the text ids of the answer."""
     if num_text > bounds.max_text_tokens:
         raise DataError(f"{num_text} answer tokens, data.filter.max_text_tokens is {bounds.max_text_tokens}", "text_too_long")
+    check_positions(len(sequence.ids), bounds, limits)
+
+
+def check_positions(length: int, bounds: FilterConfig, limits: Limits) -> None:
+    """Drops what is longer than the bounds or than a whole micro-batch."""
     longest = min(bounds.max_sequence, limits.max_tokens)
-    if len(sequence.ids) > longest:
+    if length > longest:
         name = "data.filter.max_sequence" if longest == bounds.max_sequence else "train.max_tokens"
-        raise DataError(f"{len(sequence.ids)} positions, {name} is {longest}", "sequence_too_long")
+        raise DataError(f"{length} positions, {name} is {longest}", "sequence_too_long")
 
 
-def features(sequence: Sequence, encoder: Encoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
+def features(sequence: Sequence, encoder: SpokenEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
     """Log-mel of every audio span, SpecAugment when training; the waveforms are let go."""
     mels = [encoder.log_mel(span.waveform_S) for span in sequence.audio]
     if rng is not None and (config.spec_time_masks or config.spec_freq_masks):
@@ -248,6 +306,6 @@ def features(sequence: Sequence, encoder: Encoder, config: AugmentConfig, rng: n
     return Example(replace(sequence, audio=spans), tuple(mels), seconds)
 
 
-def as_utterance(row: Row, prepare: Preparer, copy: int) -> Example | Drop:
+def as_utterance(row: Row, prepare: Preparer, copy: int) -> Measured | Drop:
     """A row of a source through the list; a row that is a drop already stays one."""
     return row if isinstance(row, Drop) else prepare.prepare(row, copy)

@@ -18,9 +18,11 @@ import numpy as np
 from osum_echat.data.manifest import write_list
 from osum_echat.datagen.events import EVENTS, NO_EVENT
 from osum_echat.datagen.grammar import SPLITS
-from osum_echat.datagen.mini_corpus import MiniSettings, Plan, Progress, Rendered, make_plans, render_corpus
+from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan, make_plans
+from osum_echat.datagen.mini_speech_lists import plan_speech, write_speech
 from osum_echat.datagen.mini_text import text_rows
 from osum_echat.datagen.prosody import EMOTIONS
+from osum_echat.datagen.rendering import Progress, Rendered, render_corpus
 from osum_echat.datagen.speakers import AGES, GENDERS
 from osum_echat.errors import DataError
 from osum_echat.files import write_text
@@ -39,7 +41,7 @@ _VALUES: dict[str, tuple[str, ...]] = {"age": AGES, "gender": GENDERS, "event": 
 class Row:
     """A plan and what became of it."""
 
-    plan: Plan
+    plan: UserPlan
     rendered: Rendered
     task: str
 
@@ -52,15 +54,17 @@ class Row:
 def make_mini_corpus(
     out: Path, settings: MiniSettings, num_processes: int, overwrite: bool = False, progress: Progress | None = None
 ) -> dict[str, dict[str, object]]:
-    """Makes the whole corpus under ``out`` or finishes one begun there; returns :func:`summary` per split."""
+    """Makes the whole corpus under ``out`` or finishes one begun there; returns counts per split and per list of speech."""
     out = Path(os.path.abspath(out))
     _claim(out, settings, overwrite)
     complete = out / ".complete"
     if not (complete.exists() and complete.read_text().strip() == settings.digest()):
         plans = [plan for split in SPLITS for plan in make_plans(settings, split)]
-        rendered = render_corpus(plans, out, num_processes, progress)
-        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered, strict=True)]
-        write_corpus(out, settings, rows)
+        speech = plan_speech(settings)
+        rendered = render_corpus([*plans, *speech.plans], out, num_processes, progress)
+        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered[: len(plans)], strict=True)]
+        card = write_corpus(out, settings, rows) | write_speech(out, speech, rendered[len(plans) :])
+        write_text(out / "summary.json", json.dumps(card, indent=1) + "\n")
         write_text(complete, settings.digest() + "\n")
     return dict(json.loads((out / "summary.json").read_text()))
 
@@ -80,7 +84,8 @@ def _claim(out: Path, settings: MiniSettings, overwrite: bool) -> None:
     write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
-def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None:
+def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> dict[str, dict[str, object]]:
+    """The users' Kaldi directories and lists; returns :func:`summary` per split."""
     by_split = {split: [row for row in rows if row.plan.split == split] for split in SPLITS}
     rng = np.random.default_rng([settings.seed, 9])
     by_split["train"] = _assign_tasks(by_split["train"], rng)
@@ -94,8 +99,7 @@ def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> None
         write_list(out / f"{split}.list", (_utterance(row, "asr_p") for row in by_split[split]))
     sentences = [row.plan.sentence.text for row in train] * 2
     write_list(out / "train_text.list", text_rows(sentences, _VALUES, load_prompts("mini"), rng))
-    card = {split: summary(split_rows) for split, split_rows in by_split.items()}
-    write_text(out / "summary.json", json.dumps(card, indent=1) + "\n")
+    return {split: summary(split_rows) for split, split_rows in by_split.items()}
 
 
 def _assign_tasks(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:

@@ -22,6 +22,7 @@ _PITCH_HZ: dict[str, float] = {
     "adam": 104, "max": 106, "Michael": 106, "victor": 100,
     "f1": 182, "f2": 199, "f3": 210, "f4": 181, "f5": 206,
     "Annie": 235, "aunty": 172, "belinda": 230, "grandma": 195, "linda": 230, "steph": 185,
+    "Denis": 98,
 }  # fmt: skip
 
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -99,3 +100,7 @@ def _make(name: str, cell: tuple[str, str, str], rng: np.random.Generator) -> Sp
         tremor_hz=round(float(rng.uniform(4.5, 6.5)), 2),
         breath_db=round(float(rng.uniform(*group.breath_db)), 1),
     )
+
+
+# One of the few variants without flutter, roughness and echo: with them the samples would depend on what was said before.
+ASSISTANT = Speaker("assistant", "male", "adult", "Denis", pitch_hz=110.0, tract=1.0, rate=1.0, tremor=0.0, tremor_hz=5.0, breath_db=-100.0)

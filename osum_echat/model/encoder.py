@@ -9,7 +9,7 @@ Shape legend: B utterances, F mel frames, M mel bins, E packed encoder frames, D
 Left out: streaming (chunk masks).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,18 +69,27 @@ class SpeechEncoder(nn.Module):
         self.after_norm = LayerNorm(cfg.width)
 
     def forward(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> tuple[Tensor, Packing]:
+        x_ED, packing = self.stem(mel_BFM, mel_lens)
+        return self.after_norm(self.transform(x_ED, packing, self.layers)), packing
+
+    def stem(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> tuple[Tensor, Packing]:
+        """What the first layer reads."""
         if mel_BFM.dim() != 3 or mel_BFM.shape[0] != len(mel_lens) or mel_BFM.shape[2] != self.num_mels:
             raise ValueError(f"encoder: mel {tuple(mel_BFM.shape)} with {len(mel_lens)} lengths; expected (B, F, {self.num_mels})")
         packing = Packing.from_lens([(length + 1) // 2 for length in mel_lens], mel_BFM.device)
         x_ED = self._front(mel_BFM, mel_lens, packing)
         if self.training and self.dropout:
             x_ED = F.dropout(x_ED, self.dropout)
-        for layer in self.layers:
+        return x_ED, packing
+
+    def transform(self, x_ED: Tensor, packing: Packing, layers: Iterable[nn.Module]) -> Tensor:
+        """Some of the layers, one after the other."""
+        for layer in layers:
             if self.gradient_checkpointing and self.training:
                 x_ED = checkpoint(layer, x_ED, packing, use_reentrant=False)
             else:
                 x_ED = layer(x_ED, packing)
-        return self.after_norm(x_ED), packing
+        return x_ED
 
     def _front(self, mel_BFM: Tensor, mel_lens: Sequence[int], packing: Packing) -> Tensor:
         """Two convolutions, positions, packing. What lies behind an utterance is zero before each convolution, as when it is alone."""

@@ -6,7 +6,8 @@
     interleaved  [n text : m speech … rest of speech], the last text id being eos (tasks/interleave.py)
 
 tts is SYS(tts) text A [speech], tts_interleaved SYS(tts_stream) text A [interleaved]; the text is the field `txt`, the speech the codes in
-`speech_token`, which may be fewer or more than the text suggests. Leaves out: dialogue (chat.py), who speaks and how.
+`speech_token`, which may be fewer or more than the text suggests. An `emotion` other than neutral is asked for by its tag before the text.
+Leaves out: dialogue (chat.py), who speaks, other manners of speaking.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from collections.abc import Sequence as Many
 from osum_echat.errors import DataError
 from osum_echat.tasks.sequence import SequenceBuilder
 from osum_echat.tasks.understand import checked, where
+from osum_echat.text import tags
 from osum_echat.utterance import Utterance
+
+_PLAIN = "neutral"  # the emotion that needs no word
 
 Reply = Callable[[SequenceBuilder, str, Many[int], bool], None]
 
@@ -67,13 +71,25 @@ def _present(utt: Utterance, text: str | None, of: str) -> str:
 
 
 def prompt(utt: Utterance, builder: SequenceBuilder, *, family: str) -> None:
-    """System prompt, the text to say, assistant header."""
+    """System prompt, the emotion to say it in, the text to say, assistant header. Raises DataError for an emotion that nobody knows."""
     template, text = builder.prompts.template, _present(utt, utt.txt, "the utterance")
     builder.text(template.begin)
     builder.text(builder.prompts.system_prompt(family))
     builder.text(template.user)
+    builder.text(_manner(utt))
     builder.text(text)
     builder.text(template.assistant)
+
+
+def _manner(utt: Utterance) -> str:
+    """The tag of the field `emotion`; nothing where there is none, or where it is neutral."""
+    if utt.emotion is None or tags.is_missing("emotion", utt.emotion):
+        return ""
+    try:
+        emotion = tags.canonical("emotion", utt.emotion)
+    except DataError as error:
+        raise DataError(f"{where(utt)}: {error}", error.reason) from error
+    return "" if emotion == _PLAIN else tags.render_labels({"emotion": emotion})
 
 
 def answer(utt: Utterance, builder: SequenceBuilder, *, schedule: str) -> None:

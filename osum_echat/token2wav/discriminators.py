@@ -86,20 +86,25 @@ class Discriminators(nn.Module):
 
 
 def discriminator_loss(recorded: Sequence[Verdict], generated: Sequence[Verdict]) -> Tensor:
-    """Least squares (https://arxiv.org/abs/1611.04076): recordings should score 1, the vocoder 0; summed over discriminators."""
+    """(B,) least squares (https://arxiv.org/abs/1611.04076): recordings should score 1, the vocoder 0; summed over discriminators."""
     pairs = zip(recorded, generated, strict=True)
-    return sum((1.0 - real.scores_BT).square().mean() + fake.scores_BT.square().mean() for real, fake in pairs)  # type: ignore[return-value]
+    return sum(_mean((1.0 - real.scores_BT).square()) + _mean(fake.scores_BT.square()) for real, fake in pairs)  # type: ignore[return-value]
 
 
 def generator_loss(generated: Sequence[Verdict]) -> Tensor:
-    """Least squares: the vocoder should score 1; summed over discriminators."""
-    return sum((1.0 - fake.scores_BT).square().mean() for fake in generated)  # type: ignore[return-value]
+    """(B,) least squares: the vocoder should score 1; summed over discriminators."""
+    return sum(_mean((1.0 - fake.scores_BT).square()) for fake in generated)  # type: ignore[return-value]
 
 
 def feature_loss(recorded: Sequence[Verdict], generated: Sequence[Verdict]) -> Tensor:
-    """Mean L1 distance of what the layers of the discriminators see (https://arxiv.org/abs/1910.06711), summed over layers."""
+    """(B,) mean L1 distance of what the layers of the discriminators see (https://arxiv.org/abs/1910.06711), summed over layers."""
     pairs = [pair for real, fake in zip(recorded, generated, strict=True) for pair in zip(real.features, fake.features, strict=True)]
-    return sum(F.l1_loss(fake, real.detach()) for real, fake in pairs)  # type: ignore[return-value]
+    return sum(_mean((fake - real.detach()).abs()) for real, fake in pairs)  # type: ignore[return-value]
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Of each row."""
+    return values.float().flatten(1).mean(1)
 
 
 def _judge(x: Tensor, convs: nn.ModuleList, conv_post: nn.Module) -> Verdict:

@@ -91,8 +91,20 @@ class Condition:
         return Condition(*pairs)
 
 
+def check_codes(tokens_T: Tensor, codebook_size: int) -> None:
+    """DataError names the first token that is not in the codebook."""
+    wrong = ((tokens_T < 0) | (tokens_T >= codebook_size)).nonzero()
+    if wrong.numel():
+        place = int(wrong[0])
+        raise DataError(
+            f"speech token {int(tokens_T[place])} at place {place} is outside of the codebook of {codebook_size}; "
+            "the boundary of the speech is not a speech token, leave it out",
+            "token_out_of_range",
+        )
+
+
 class Flow(nn.Module):
-    """``forward(batch, draws) -> (loss sum, count)``; ``synthesize`` is the offline synthesis, flow_stream.py the other one."""
+    """``forward(batch, draws) -> (loss sum, count) of each row``; ``synthesize`` is the offline synthesis, flow_stream.py the other one."""
 
     def __init__(self, cfg: FlowConfig) -> None:
         super().__init__()
@@ -108,30 +120,28 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         return self.mu_proj.weight.device
 
-    def draw(self, batch: FlowBatch, generator: torch.Generator) -> FlowDraws:
-        """The random part of a training step, from one CPU generator.
+    def draw(self, batch: FlowBatch, generators: Sequence[torch.Generator]) -> FlowDraws:
+        """The random part of a training step; ``generators``: one a row, on the CPU.
 
         Chunks are drawn around the configured hop (half to twice as long, the first of any length up to that), so a stream may choose its
         hops; times follow the cosine schedule; a share of rows gets the beginning of its mel as a prompt, a share no condition at all.
         """
-        cfg, rows = self.cfg, batch.tokens_BT.shape[0]
-
-        def uniform() -> Tensor:
-            return torch.rand(rows, generator=generator)
-
-        lens_B = batch.token_lens_B.cpu()
+        cfg, num_frames = self.cfg, batch.mel_BFM.shape[1]
+        later_B, first_B, prompt_B, has_prompt_B, keep_B, t_B = torch.stack([torch.rand(6, generator=row) for row in generators], 1)
+        noises = [
+            torch.randn(frames, cfg.num_mels, generator=row) for frames, row in zip(batch.mel_lens_B.tolist(), generators, strict=True)
+        ]
         shortest = (cfg.sampling.hop_tokens + 1) // 2
-        later_B = shortest + (uniform() * (2 * cfg.sampling.hop_tokens - shortest + 1)).long()
-        first_B = 1 + (uniform() * later_B).long()
-        prompt_B = (uniform() * ((cfg.prompt_share * lens_B).long() + 1)).long() * (uniform() < cfg.prompt_rate)
-        keep_B = (uniform() >= cfg.condition_drop).float()
-        t_B = cosine_time(uniform())
-        noise_BFM = torch.randn(batch.mel_BFM.shape, generator=generator)
-        grid = ChunkGrid(*(x.to(self.device) for x in (prompt_B, first_B, later_B)))
-        return FlowDraws(t_B.to(self.device), noise_BFM.to(self.device), keep_B.to(self.device), grid)
+        later_B = shortest + (later_B * (2 * cfg.sampling.hop_tokens - shortest + 1)).long()
+        longest_B = (cfg.prompt_share * batch.token_lens_B.cpu()).long()
+        prompt_B = (prompt_B * (longest_B + 1)).long() * (has_prompt_B < cfg.prompt_rate)
+        grid = ChunkGrid(*(x.to(self.device) for x in (prompt_B, 1 + (first_B * later_B).long(), later_B)))
+        noise_BFM = torch.stack([F.pad(noise_FM, (0, 0, 0, num_frames - len(noise_FM))) for noise_FM in noises])
+        keep_B = (keep_B >= cfg.condition_drop).float()
+        return FlowDraws(cosine_time(t_B).to(self.device), noise_BFM.to(self.device), keep_B.to(self.device), grid)
 
     def forward(self, batch: FlowBatch, draws: FlowDraws) -> tuple[Tensor, Tensor]:
-        """Squared error of the velocity: (float32 sum, number of values). Causal: mel lengths must be those of the tokens (``fit_mel``)."""
+        """Squared error of the velocity, a row's (float32 sum, number of values). Causal: the mel has the tokens' frames (`fit_mel`)."""
         cfg = self.cfg
         lens_B, prompt_B = batch.mel_lens_B, draws.grid.prompt_B
         if cfg.causal and not torch.equal(lens_B, batch.token_lens_B * int(cfg.frames_per_token)):
@@ -226,15 +236,8 @@ class Flow(nn.Module):
         return self.check_tokens(ids_T), (mel_FM.to(self.mu_proj.weight) - cfg.mel_mean) / cfg.mel_std
 
     def check_tokens(self, tokens_T: Tensor) -> Tensor:
-        """The tokens on the model's device; DataError names the first that is not in the codebook."""
-        wrong = ((tokens_T < 0) | (tokens_T >= self.cfg.codebook_size)).nonzero()
-        if wrong.numel():
-            place = int(wrong[0])
-            raise DataError(
-                f"speech token {int(tokens_T[place])} at place {place} is outside of the codebook of {self.cfg.codebook_size}; "
-                "the boundary of the speech is not a speech token, leave it out",
-                "token_out_of_range",
-            )
+        """The tokens on the model's device; see :func:`check_codes`."""
+        check_codes(tokens_T, self.cfg.codebook_size)
         return tokens_T.long().to(self.device)
 
     def no_mel(self) -> Tensor:

@@ -27,10 +27,10 @@ def path(target_BFM: Tensor, noise_BFM: Tensor, t_B: Tensor, sigma_min: float) -
 
 
 def squared_error(predicted_BFM: Tensor, wanted_BFM: Tensor, lens_B: Tensor) -> tuple[Tensor, Tensor]:
-    """(float32 sum over real frames, number of values in them as an int64 tensor)."""
+    """Of each row over its real frames: (float32 sum, number of values as an int64 tensor)."""
     real_BF1 = (torch.arange(predicted_BFM.shape[1], device=lens_B.device) < lens_B.unsqueeze(1)).unsqueeze(2)
     error_BFM = (predicted_BFM.float() - wanted_BFM.float()).masked_fill(~real_BF1, 0.0)
-    return error_BFM.square().sum(), lens_B.sum() * predicted_BFM.shape[2]
+    return error_BFM.square().sum((1, 2)), lens_B * predicted_BFM.shape[2]
 
 
 def euler(velocity: Callable[[int, Tensor, Tensor], Tensor], noise_BFM: Tensor, num_steps: int) -> Tensor:

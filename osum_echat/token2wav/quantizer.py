@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osum_echat.config import QuantizerConfig
+from osum_echat.config_token2wav import QuantizerConfig
 
 _SHRINK = 1e-3  # keeps tanh's ends strictly inside the outermost rounding cells
 _RARE = 0.03  # of its fair share of choices: a code vector below is moved; at decay 0.99 one falls there in 350 batches

@@ -1,8 +1,9 @@
 """Supervised semantic speech tokens: a Whisper-style encoder with a codebook inside, trained to transcribe (arXiv:2407.05407, 2412.10117).
 
-Frames of 50 Hz are encoded, neighbours are joined to one vector a token (25 Hz by default), quantised, and a few more layers must spell the
-transcript from the codes alone: CTC over UTF-8 bytes. So a code says what is spoken, whoever speaks. Each token gives as many CTC frames
-as it has joined, so a low token rate never leaves the transcript too few of them. Codes need the part up to the quantiser only.
+The codebook lies between two layers of the encoder. Neighbouring frames of 50 Hz are joined to one vector a token (25 Hz by default),
+quantised, and taken apart into as many frames again, from which the other layers must spell the transcript: CTC over UTF-8 bytes. So a
+code says what is spoken, whoever speaks, and a trained encoder of ``EChat`` with its CTC branch is a warm start. Codes need the layers
+before the codebook only.
 
 An utterance of S samples has ``num_speech_tokens(S, frames_per_token)`` tokens (audio/features.py), the same ones alone and in any batch up
 to the rounding of matrix products.
@@ -23,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from osum_echat.audio.features import LogMel
 from osum_echat.config import SpeechTokenizerConfig
 from osum_echat.model.build import init_weights
-from osum_echat.model.encoder import EncoderLayer, SpeechEncoder
+from osum_echat.model.encoder import SpeechEncoder
 from osum_echat.model.layers import LayerNorm, whisper_sinusoids
 from osum_echat.model.packing import Packing
 from osum_echat.text.vocab import NUM_BYTES
@@ -47,29 +48,23 @@ class SpeechTokenizer(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.frames_per_token = cfg.frames_per_token
-        width, encoder = cfg.encoder.width, cfg.encoder
-        self.encoder = SpeechEncoder(encoder)
+        width = cfg.encoder.width
+        self.encoder = SpeechEncoder(cfg.encoder)
         self.quantizer = make_quantizer(cfg.quantizer)
+        self.norm = LayerNorm(width)
         self.down = nn.Linear(cfg.frames_per_token * width, self.quantizer.width)
-        self.up = nn.Linear(self.quantizer.width, width)
-        self.layers = nn.ModuleList(
-            EncoderLayer(width, encoder.num_heads, encoder.ffn_width, encoder.dropout, key_bias=False, activation="gelu")
-            for _ in range(cfg.num_layers_after)
-        )
-        self.after_norm = LayerNorm(width)
-        self.head = nn.Linear(width, cfg.frames_per_token * (NUM_BYTES + 1))
+        self.up = nn.Linear(self.quantizer.width, cfg.frames_per_token * width)
+        self.ctc = nn.Linear(width, NUM_BYTES + 1)
 
     def forward(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> TokenizerOutput:
         z_ND, packing = self._latents(mel_BFM, mel_lens)
         quantized = self.quantizer(z_ND)
-        x_ND = self.up(quantized.vectors_ND)
-        positions_LD = whisper_sinusoids(packing.max_seqlen, x_ND.shape[1], x_ND.device).to(self.up.weight.dtype)
-        x_ND = x_ND + positions_LD[packing.offset_T]
-        for layer in self.layers:
-            x_ND = layer(x_ND, packing)
-        logits_EC = self.head(self.after_norm(x_ND)).view(-1, NUM_BYTES + 1)
-        lens = tuple(self.frames_per_token * length for length in packing.lens)
-        return TokenizerOutput(logits_EC, lens, quantized.codes_N, quantized.commitment)
+        frames = Packing.from_lens([self.frames_per_token * length for length in packing.lens], z_ND.device)
+        x_ED = self.up(quantized.vectors_ND).view(frames.total, -1)
+        x_ED = x_ED + whisper_sinusoids(frames.max_seqlen, x_ED.shape[1], x_ED.device).to(x_ED.dtype)[frames.offset_T]
+        x_ED = self.encoder.transform(x_ED, frames, self.encoder.layers[self._num_before :])
+        logits_EC = self.ctc(self.encoder.after_norm(x_ED))
+        return TokenizerOutput(logits_EC, frames.lens, quantized.codes_N, quantized.commitment)
 
     @property
     def codebook_size(self) -> int:
@@ -94,9 +89,14 @@ class SpeechTokenizer(nn.Module):
         """The features of this model; on the CPU."""
         return LogMel(self.cfg.encoder.num_mels)
 
+    @property
+    def _num_before(self) -> int:
+        return self.cfg.encoder.num_layers - self.cfg.num_layers_after
+
     def _latents(self, mel_BFM: Tensor, mel_lens: Sequence[int]) -> tuple[Tensor, Packing]:
         """What is quantised: neighbouring frames side by side, zeros where an utterance has none left."""
-        x_ED, frames = self.encoder(mel_BFM, mel_lens)
+        x_ED, frames = self.encoder.stem(mel_BFM, mel_lens)
+        x_ED = self.norm(self.encoder.transform(x_ED, frames, self.encoder.layers[: self._num_before]))
         packing = Packing.from_lens([-(-length // self.frames_per_token) for length in frames.lens], x_ED.device)
         slots_E = packing.cu_seqlens[:-1].long()[frames.row_T] * self.frames_per_token + frames.offset_T
         x_ED = x_ED.new_zeros(packing.total * self.frames_per_token, x_ED.shape[1]).index_copy(0, slots_E, x_ED)

@@ -1,6 +1,6 @@
 """What vocoder training minimises: multi-resolution STFT, full-band mel, pitch; with discriminators also the adversarial losses.
 
-Segments of a batch have equal length, so a loss is a plain mean over the batch and not a (sum, count).
+Segments of a batch have equal length, so the loss of a segment is a plain mean, and the trainer divides sums over segments by their number.
 
 Shape legend: B segments, S samples, F frames, K Fourier bins.
 
@@ -10,7 +10,6 @@ Left out: losses on the phase (the discriminators judge it).
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osum_echat.audio.mel import MelSpectrogram
@@ -19,10 +18,11 @@ from osum_echat.token2wav.discriminators import Verdict, feature_loss, generator
 from osum_echat.token2wav.vocoder import VocoderOutput
 
 _FLOOR = 1e-7  # of the power: log magnitudes end at -8
+_QUIET = 5e-3  # RMS of the samples below which spectral convergence is relative to this: the quotient of silence means nothing
 
 
 class MultiResolutionStftLoss(nn.Module):
-    """Spectral convergence plus L1 of log magnitudes, averaged over window sizes (Parallel WaveGAN, https://arxiv.org/abs/1910.11480)."""
+    """(B,) spectral convergence plus L1 of log magnitudes, averaged over window sizes (https://arxiv.org/abs/1910.11480)."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -31,12 +31,13 @@ class MultiResolutionStftLoss(nn.Module):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 
     def forward(self, generated_BS: Tensor, recorded_BS: Tensor) -> Tensor:
-        total = generated_BS.new_zeros(())
+        total_B = generated_BS.new_zeros(generated_BS.shape[0])
         for size in self.sizes:
             generated_BKF, recorded_BKF = self._magnitude(generated_BS, size), self._magnitude(recorded_BS, size)
-            convergence = (recorded_BKF - generated_BKF).norm() / recorded_BKF.norm()
-            total = total + convergence + F.l1_loss(generated_BKF.log(), recorded_BKF.log())
-        return total / len(self.sizes)
+            quiet = _QUIET * (self.get_buffer(f"window_{size}").square().sum() * recorded_BKF[0].numel()).sqrt()
+            convergence_B = _norm(recorded_BKF - generated_BKF) / torch.maximum(_norm(recorded_BKF), quiet)
+            total_B = total_B + convergence_B + _distance(generated_BKF.log(), recorded_BKF.log())
+        return total_B / len(self.sizes)
 
     def _magnitude(self, samples_BS: Tensor, size: int) -> Tensor:
         window = self.get_buffer(f"window_{size}")
@@ -45,7 +46,7 @@ class MultiResolutionStftLoss(nn.Module):
 
 
 class VocoderLoss(nn.Module):
-    """The weighted loss of the vocoder and its parts by name."""
+    """The weighted loss of the vocoder and its parts by name, of each segment."""
 
     def __init__(self, cfg: VocoderLossConfig, mel: MelConfig) -> None:
         super().__init__()
@@ -63,15 +64,24 @@ class VocoderLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``samples_BS`` and ``f0_BF`` (Hz, 0 = unvoiced) are those of the recording; verdicts only with adversarial training.
 
-        Returns the weighted sum, and the unweighted parts mel, stft, f0 and, with verdicts, adversarial and features.
+        Returns the weighted sum, and the unweighted parts mel, stft, f0 and, with verdicts, adversarial and features, each (B,).
         """
         parts = {
-            "mel": F.l1_loss(self.mel(output.samples_BS), self.mel(samples_BS)),
+            "mel": _distance(self.mel(output.samples_BS), self.mel(samples_BS)),
             "stft": self.stft(output.samples_BS, samples_BS),
-            "f0": F.l1_loss(output.f0_BF, f0_BF),
+            "f0": _distance(output.f0_BF, f0_BF),
         }
         weights = {"mel": self.cfg.mel_weight, "stft": self.cfg.stft_weight, "f0": self.cfg.f0_weight}
         if self.cfg.adversarial is not None and generated:
             parts |= {"adversarial": generator_loss(generated), "features": feature_loss(recorded, generated)}
             weights |= {"adversarial": self.cfg.adversarial.weight, "features": self.cfg.adversarial.feature_weight}
-        return torch.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
+        return torch.stack([weights[name] * part_B for name, part_B in parts.items()]).sum(0), parts
+
+
+def _distance(generated: Tensor, recorded: Tensor) -> Tensor:
+    """(B,) mean L1."""
+    return (generated - recorded).abs().flatten(1).mean(1)
+
+
+def _norm(x_BKF: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x_BKF, dim=(1, 2))

@@ -1,126 +1,173 @@
-"""Training of the vocoder: recordings to segments, and one optimisation step, adversarial or not.
+"""Training of the vocoder: recordings to segments, and the one module that is trained, adversarial or not.
 
 The source is driven by the pitch of the recording while the predictor learns it: early on the predicted pitch is noise, and a filter
-cannot learn from sines at wrong places.
+cannot learn from sines at wrong places. Discriminators and vocoder take their steps together: one backward pass through a loss whose
+adversarial part sees the discriminators frozen, and whose part for the discriminators sees the samples detached. So the step is the
+trainer's, one optimizer, one checkpoint. In a checkpoint the vocoder's own names stand under ``vocoder.``.
+
+Segment and noise of a row come from (seed, epoch, key, copy).
 
 Shape legend: B segments, F mel frames, M mel bins, S samples.
-
-Left out: files, logs, checkpoints (``state_dict`` holds all that a checkpoint needs).
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osum_echat.audio.mel import MelSpectrogram, min_samples
 from osum_echat.audio.pitch import track_pitch
-from osum_echat.config_token2wav import VocoderTrainConfig
+from osum_echat.config import VocoderRun
+from osum_echat.config_token2wav import MelConfig
+from osum_echat.data.batch import pack_padded
+from osum_echat.data.steps import Limits, Preparer, check_duration
 from osum_echat.errors import DataError
-from osum_echat.token2wav.discriminators import Discriminators, discriminator_loss
+from osum_echat.token2wav.discriminators import Discriminators, Verdict, discriminator_loss
+from osum_echat.token2wav.rows import RowBatch, draw_seed, read_voice
 from osum_echat.token2wav.vocoder import Vocoder
 from osum_echat.token2wav.vocoder_losses import VocoderLoss
+from osum_echat.utterance import Utterance
+
+_CONTEXT = 8  # frames before and after a segment that its pitch is tracked in
 
 
-class VocoderExample(NamedTuple):
-    """A recording as the vocoder sees it: S = F * hop, pitch in Hz (0 = unvoiced)."""
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a recording: S = F * hop, pitch in Hz (0 = unvoiced)."""
 
     mel_FM: Tensor
     f0_F: Tensor
     samples_S: Tensor
 
 
-class VocoderBatch(NamedTuple):
+@dataclass(frozen=True)
+class VocoderExample(Segment):
+    """A segment and the row it is from."""
+
+    key: str
+    task: str
+    seed: int
+    seconds: float
+
+    @property
+    def length(self) -> int:
+        return len(self.f0_F)
+
+
+@dataclass(frozen=True)
+class VocoderBatch(RowBatch):
     """Segments of equal length."""
 
     mel_BFM: Tensor
     f0_BF: Tensor
     samples_BS: Tensor
 
-    def to(self, device: torch.device) -> "VocoderBatch":
-        return VocoderBatch(*(part.to(device) for part in self))
+    @property
+    def num_positions(self) -> int:
+        """Mel frames."""
+        return self.f0_BF.numel()
+
+    @property
+    def num_supervised(self) -> int:
+        """Segments: the loss of one is a mean."""
+        return self.f0_BF.shape[0]
 
 
-def make_example(samples_S: np.ndarray, mel: MelSpectrogram, num_frames: int) -> VocoderExample:
-    """Features of a recording at the mel's sample rate; one shorter than ``num_frames`` is continued with silence.
+class VocoderEncoder:
+    """Rows to segments, segments to batches (an ``Encoder`` of data/steps.py)."""
+
+    def __init__(self, mel: MelConfig, segment_frames: int) -> None:
+        self.mel, self.segment_frames = mel, segment_frames
+        self._spectrogram: MelSpectrogram | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_spectrogram": None}
+
+    def example(self, utterance: Utterance, preparer: Preparer, copy: int) -> VocoderExample:
+        """Raises DataError of bounds and audio."""
+        samples_S = read_voice(utterance, self.mel.sample_rate)
+        check_duration(len(samples_S) / self.mel.sample_rate, preparer.data.filter)
+        if self._spectrogram is None:
+            self._spectrogram = MelSpectrogram(self.mel)
+        rng = preparer.rng("vocoder", utterance, copy)
+        segment = draw_segment(samples_S, self._spectrogram, self.segment_frames, rng)
+        seconds = self.segment_frames * self.mel.hop / self.mel.sample_rate
+        return VocoderExample(**vars(segment), key=utterance.key, task=utterance.task, seed=draw_seed(rng), seconds=seconds)
+
+    def pack(self, examples: Sequence[VocoderExample], limits: Limits) -> list[list[int]]:
+        """As many as fit; all have one length."""
+        return pack_padded([e.length for e in examples], [e.seconds for e in examples], limits.max_tokens, limits.max_seconds)
+
+    def collate(self, examples: Sequence[VocoderExample]) -> VocoderBatch:
+        """Segments side by side."""
+        names = {"mel_BFM": "mel_FM", "f0_BF": "f0_F", "samples_BS": "samples_S"}
+        tensors = {name: torch.stack([getattr(example, part) for example in examples]) for name, part in names.items()}
+        return VocoderBatch([e.key for e in examples], [e.task for e in examples], [e.seed for e in examples], **tensors)
+
+
+def draw_segment(samples_S: np.ndarray, mel: MelSpectrogram, num_frames: int, rng: np.random.Generator) -> Segment:
+    """A random segment of a recording at the mel's sample rate; one shorter than ``num_frames`` is continued with silence.
 
     Raises DataError empty_audio and nan_audio.
     """
-    cfg = mel.cfg
+    hop = mel.cfg.hop
     if samples_S.ndim != 1 or len(samples_S) == 0:
         raise DataError(f"vocoder training needs mono waveforms, got shape {samples_S.shape}", "empty_audio")
-    needed = max(num_frames * cfg.hop, min_samples(cfg))
-    samples = F.pad(torch.from_numpy(samples_S.astype(np.float32)), (0, max(0, needed - len(samples_S))))
-    mel_FM = mel.extract(samples)
-    f0_F = torch.from_numpy(track_pitch(samples.numpy(), cfg.sample_rate, cfg.hop))
-    return VocoderExample(mel_FM, f0_F, samples[: len(f0_F) * cfg.hop])
+    missing = max(num_frames * hop, min_samples(mel.cfg)) - len(samples_S)
+    samples_S = np.pad(samples_S.astype(np.float32), (0, max(0, missing)))
+    start = int(rng.integers(0, len(samples_S) // hop - num_frames + 1))
+    first = max(0, start - _CONTEXT)
+    cut_S = samples_S[first * hop : (start + num_frames + _CONTEXT) * hop]
+    here = slice(start - first, start - first + num_frames)
+    mel_FM = mel.extract(torch.from_numpy(cut_S))
+    f0_F = torch.from_numpy(track_pitch(cut_S, mel.cfg.sample_rate, hop, peak=float(np.abs(samples_S).max())))
+    return Segment(mel_FM[here], f0_F[here], torch.from_numpy(cut_S[here.start * hop : here.stop * hop]))
 
 
-def draw_segments(examples: Sequence[VocoderExample], num_frames: int, rng: np.random.Generator) -> VocoderBatch:
-    """A random segment of ``num_frames`` frames from each example."""
-    parts = []
-    for example in examples:
-        hop = len(example.samples_S) // len(example.f0_F)
-        start = int(rng.integers(0, len(example.f0_F) - num_frames + 1))
-        end = start + num_frames
-        parts.append((example.mel_FM[start:end], example.f0_F[start:end], example.samples_S[start * hop : end * hop]))
-    return VocoderBatch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
+class VocoderTraining(nn.Module):
+    """The vocoder, its loss and its discriminators: ``forward(batch) -> {name: (B,)}``, unweighted losses and the weighted ``total``.
+
+    In evaluation the total is that of the vocoder without discriminators, and the pitch is the predicted one, as in synthesis.
+    """
+
+    def __init__(self, cfg: VocoderRun) -> None:
+        super().__init__()
+        self.vocoder = Vocoder(cfg.model, cfg.mel)
+        self.loss = VocoderLoss(cfg.loss, cfg.mel)
+        self.discriminators = None if cfg.loss.adversarial is None else Discriminators(cfg.loss.adversarial)
+
+    def forward(self, batch: VocoderBatch) -> dict[str, Tensor]:
+        output = self.vocoder(batch.mel_BFM, batch.f0_BF if self.training else None, batch.generators())
+        if self.discriminators is None or not self.training:
+            total_B, parts = self.loss(output, batch.samples_BS, batch.f0_BF)
+            return {"total": total_B, **parts}
+        recorded = self.discriminators(batch.samples_BS)
+        generated = self._frozen_verdicts(self.discriminators, output.samples_BS)
+        total_B, parts = self.loss(output, batch.samples_BS, batch.f0_BF, recorded, generated)
+        judge_B = discriminator_loss(recorded, self.discriminators(output.samples_BS.detach()))
+        return {"total": total_B + judge_B, **parts, "judge": judge_B}
+
+    def _frozen_verdicts(self, discriminators: Discriminators, samples_BS: Tensor) -> list[Verdict]:
+        """Verdicts that give the samples a gradient and the discriminators none: they must not learn to be fooled."""
+        learning = [parameter for parameter in discriminators.parameters() if parameter.requires_grad]
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        verdicts = discriminators(samples_BS)
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        return verdicts
 
 
-class VocoderTrainer:
-    """``step(batch)`` improves the vocoder (and, with ``loss.adversarial``, the discriminators, which go first)."""
-
-    def __init__(self, vocoder: Vocoder, loss: VocoderLoss, cfg: VocoderTrainConfig) -> None:
-        self.vocoder, self.loss, self.cfg = vocoder, loss, cfg
-        device = next(vocoder.parameters()).device
-        self.discriminators = None if cfg.loss.adversarial is None else Discriminators(cfg.loss.adversarial).to(device)
-        self.optimizer = self._optimizer(vocoder)
-        self.judge_optimizer = None if self.discriminators is None else self._optimizer(self.discriminators)
-        self.num_steps = 0
-
-    def step(self, batch: VocoderBatch) -> dict[str, float]:
-        """One step; returns the unweighted losses, the weighted ``total``, and with discriminators theirs as ``judge``."""
-        output = self.vocoder(batch.mel_BFM, batch.f0_BF)
-        shown: dict[str, Tensor] = {}
-        verdicts: dict[str, Any] = {}
-        if self.discriminators is not None and self.judge_optimizer is not None:
-            fooled = self.discriminators(output.samples_BS.detach())
-            shown["judge"] = discriminator_loss(self.discriminators(batch.samples_BS), fooled)
-            self._update(self.discriminators, self.judge_optimizer, shown["judge"])
-            self.discriminators.requires_grad_(False)
-            verdicts = {"recorded": self.discriminators(batch.samples_BS), "generated": self.discriminators(output.samples_BS)}
-            self.discriminators.requires_grad_(True)
-        total, parts = self.loss(output, batch.samples_BS, batch.f0_BF, **verdicts)
-        self._update(self.vocoder, self.optimizer, total)
-        self.num_steps += 1
-        return {name: value.item() for name, value in {"total": total, **parts, **shown}.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the vocoder's own weights that the next step depends on."""
-        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "num_steps": self.num_steps}
-        if self.discriminators is not None and self.judge_optimizer is not None:
-            state |= {"discriminators": self.discriminators.state_dict(), "judge_optimizer": self.judge_optimizer.state_dict()}
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.num_steps = state["num_steps"]
-        if self.discriminators is not None and self.judge_optimizer is not None:
-            self.discriminators.load_state_dict(state["discriminators"])
-            self.judge_optimizer.load_state_dict(state["judge_optimizer"])
-
-    def _optimizer(self, module: nn.Module) -> torch.optim.AdamW:
-        return torch.optim.AdamW(module.parameters(), self.cfg.lr, self.cfg.betas, weight_decay=self.cfg.weight_decay)
-
-    def _update(self, module: nn.Module, optimizer: torch.optim.AdamW, loss: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.cfg.clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"vocoder training, step {self.num_steps}: the gradient is {norm.item()}, the loss {loss.item()}")
-        for group in optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.cfg.lr_decay**self.num_steps
-        optimizer.step()
+def largest_vocoder_batch(cfg: VocoderRun) -> VocoderBatch:
+    """A full micro-batch (for the preflight)."""
+    frames, hop = cfg.segment_frames, cfg.mel.hop
+    rows = cfg.train.max_tokens // frames
+    if cfg.train.max_batch_seconds:
+        rows = max(1, min(rows, int(cfg.train.max_batch_seconds * cfg.mel.sample_rate / (frames * hop))))
+    example = VocoderExample(
+        torch.zeros(frames, cfg.mel.num_mels), torch.zeros(frames), torch.zeros(frames * hop), "preflight", "preflight", 0, 0.0
+    )
+    return VocoderEncoder(cfg.mel, frames).collate([example] * rows)

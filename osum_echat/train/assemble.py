@@ -10,24 +10,32 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from osum_echat.config import AnyRun, RunConfig, SpeechTokenizerRun, load_run
+from osum_echat.config import AnyRun, FlowRun, RunConfig, SpeechTokenizerRun, VocoderRun, load_run
 from osum_echat.data.pipeline import Loader, make_loader
 from osum_echat.data.steps import Encoder, SequenceEncoder, TranscriptEncoder
 from osum_echat.errors import CheckpointError, ConfigError
 from osum_echat.model.build import build_model, parameter_report, set_trainable
+from osum_echat.token2wav.flow import Flow
+from osum_echat.token2wav.flow_training import FlowEncoder, largest_flow_batch
 from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer, build_speech_tokenizer
+from osum_echat.token2wav.stream import Token2wav
+from osum_echat.token2wav.vocoder import Vocoder
+from osum_echat.token2wav.vocoder_training import VocoderEncoder, VocoderTraining, largest_vocoder_batch
 from osum_echat.train.checkpoint import RunDir, load_weights
 from osum_echat.train.engine import Engine
-from osum_echat.train.objective import EChatObjective, Objective, SpeechTokenizerObjective
+from osum_echat.train.objective import EChatObjective, Objective, SpeechTokenizerObjective, TrainBatch
+from osum_echat.train.objective_token2wav import FlowObjective, VocoderObjective
+from osum_echat.train.preflight import worst_case_batch
 from osum_echat.train.trainer import LoaderFactory, Trainer
 
 
 class Arch(NamedTuple):
-    """What differs between the models that can be trained: three builders, each from the run's configuration."""
+    """What differs between the models that can be trained: builders, each from the run's configuration."""
 
     model: Callable[[Any], nn.Module]
     encoder: Callable[[Any], Encoder]
     objective: Callable[[Any], Objective]
+    largest_batch: Callable[[Any], TrainBatch]
 
 
 def _sequence_encoder(cfg: RunConfig) -> SequenceEncoder:
@@ -40,11 +48,25 @@ ARCHS: dict[str, Arch] = {
         model=lambda cfg: build_model(cfg.model),
         encoder=_sequence_encoder,
         objective=lambda cfg: EChatObjective(cfg.model.ctc.weight if cfg.model.ctc else 0.0),
+        largest_batch=worst_case_batch,
     ),
     "speech_tokenizer": Arch(
         model=lambda cfg: build_speech_tokenizer(cfg.model),
         encoder=lambda cfg: TranscriptEncoder(cfg.model.encoder.num_mels),
         objective=lambda cfg: SpeechTokenizerObjective(cfg.model.quantizer.commitment),
+        largest_batch=worst_case_batch,
+    ),
+    "flow": Arch(
+        model=lambda cfg: Flow(cfg.model),
+        encoder=lambda cfg: FlowEncoder(cfg.model, cfg.mel),
+        objective=lambda cfg: FlowObjective(),
+        largest_batch=largest_flow_batch,
+    ),
+    "vocoder": Arch(
+        model=VocoderTraining,
+        encoder=lambda cfg: VocoderEncoder(cfg.mel, cfg.segment_frames),
+        objective=lambda cfg: VocoderObjective(cfg.loss.adversarial is not None),
+        largest_batch=largest_vocoder_batch,
     ),
 }
 
@@ -83,6 +105,25 @@ def load_speech_tokenizer(config: str | Path, checkpoint: str | Path, device: st
     model = build_speech_tokenizer(cfg.model)
     load_weights(model, Path(checkpoint))
     return model.to(device).eval()
+
+
+def load_token2wav(flow_dir: str | Path, vocoder_dir: str | Path, device: str = "cpu") -> Token2wav:
+    """Flow and vocoder of two finished runs (`train.yaml` and `final.pt` of each), ready to speak.
+
+    Raises:
+        ConfigError: another model in one of the directories, or a vocoder of another mel; CheckpointError: no such weights.
+    """
+    flow_cfg, vocoder_cfg = load_run(Path(flow_dir) / "train.yaml"), load_run(Path(vocoder_dir) / "train.yaml")
+    if not isinstance(flow_cfg, FlowRun) or not isinstance(vocoder_cfg, VocoderRun):
+        archs = flow_cfg.model.arch, vocoder_cfg.model.arch
+        raise ConfigError(f"expected a flow in {flow_dir} and a vocoder in {vocoder_dir}, got model.arch {archs[0]} and {archs[1]}")
+    if flow_cfg.mel != vocoder_cfg.mel:
+        raise ConfigError(f"the vocoder in {vocoder_dir} reads other mel than the flow in {flow_dir} gives: their sections mel differ")
+    flow, vocoder = Flow(flow_cfg.model), Vocoder(vocoder_cfg.model, vocoder_cfg.mel)
+    load_weights(flow, Path(flow_dir) / "final.pt")
+    load_weights(vocoder, Path(vocoder_dir) / "final.pt", part="vocoder.")
+    vocoder.fold_weight_norm()
+    return Token2wav(flow.to(device).eval(), vocoder.to(device).eval())
 
 
 def check_empty(run_dir: RunDir) -> None:

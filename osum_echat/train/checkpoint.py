@@ -65,9 +65,13 @@ def _some(keys: Sequence[str], limit: int = 8) -> str:
     return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
 
 
-def load_weights(model: nn.Module, path: Path, allow_missing: Sequence[str] = ()) -> LoadReport:
-    """Copy weights into the model; a wrong shape, or a missing key outside `allow_missing` prefixes, is an error."""
-    weights, own = load_state_dict(path), model.state_dict()
+def load_weights(model: nn.Module, path: Path, allow_missing: Sequence[str] = (), part: str = "") -> LoadReport:
+    """Copy weights into the model; a wrong shape, or a missing key outside `allow_missing` prefixes, is an error.
+
+    `part` is the prefix of the model's names in a checkpoint that holds more.
+    """
+    weights = {key.removeprefix(part): value for key, value in load_state_dict(path).items() if key.startswith(part)}
+    own = model.state_dict()
     wrong = [f"{key}: got {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}" for key in own if _misfit(own, weights, key)]
     if wrong:
         raise CheckpointError(f"{path} holds another shape of this model ({len(wrong)} tensors differ):\n  " + "\n  ".join(wrong[:8]))

@@ -1,5 +1,7 @@
 """What is minimised and what dev is scored by: joint cross-entropy with CTC on the encoder (EChat), CTC alone (speech tokenizer).
 
+Those of token2wav are in objective_token2wav.py.
+
 Shape suffixes: T packed joint positions, D width, V text vocabulary, K speech outputs, E packed CTC frames, C classes. Sums and counts
 only: the trainer divides once by the global counts. Left out: distillation.
 """
@@ -22,7 +24,7 @@ class TrainBatch(Protocol):
     """What the trainer needs to know of a batch (osum_echat.data.batch.Batch is one)."""
 
     @property
-    def ids_T(self) -> torch.Tensor: ...
+    def num_positions(self) -> int: ...
     @property
     def num_supervised(self) -> int: ...
     @property
@@ -36,26 +38,31 @@ class TrainBatch(Protocol):
 
 
 class LossSums(NamedTuple):
-    """Summed losses of a micro-batch: over supervised positions, and over utterances with a CTC transcript."""
+    """Summed losses of a micro-batch: over what ``num_supervised`` counts (cross-entropy over positions, or a model's own loss), and over
+    utterances with a CTC transcript. ``parts`` are further sums of the first kind without gradient, for the log alone."""
 
     ce: torch.Tensor
     ctc: torch.Tensor
+    parts: tuple[torch.Tensor, ...] = ()
 
 
 class Objective(Protocol):
     """The two things the trainer asks about a model."""
 
     ctc_weight: float
+    names: tuple[str, ...]  # what the log calls ``LossSums.ce``, and each of the parts
 
     def losses(self, model: Any, batch: Any) -> LossSums:
         """Differentiable sums."""
 
     def scores(self, model: Any, batch: Any) -> dict[str, torch.Tensor]:
-        """Per task [cross-entropy sum, correct tokens, tokens] on the device."""
+        """Per task, on the device, [loss sum, correct tokens, tokens], or [loss sum, count] of a model that has no right and wrong."""
 
 
 class EChatObjective:
     """Cross-entropy over the joint vocabulary at supervised positions, and CTC when the model has that branch."""
+
+    names: tuple[str, ...] = ("ce",)
 
     def __init__(self, ctc_weight: float = 0.0) -> None:
         self.ctc_weight = ctc_weight
@@ -86,6 +93,7 @@ class SpeechTokenizerObjective:
     """CTC behind the codebook, and the commitment loss of a codebook that has one."""
 
     ctc_weight = 1.0
+    names: tuple[str, ...] = ("ce",)
 
     def __init__(self, commitment: float = 0.0) -> None:
         self.commitment = commitment

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from osum_echat.audio.features import SAMPLE_RATE, num_encoder_frames, num_llm_frames, num_mel_frames
-from osum_echat.config import AnyRun, RunConfig
+from osum_echat.config import RunConfig, SpeechTokenizerRun
 from osum_echat.data.batch import Batch, collate
 from osum_echat.errors import UserError
 from osum_echat.tasks.sequence import AudioSpan, Sequence
@@ -25,8 +25,8 @@ _WRAPPING = 3  # positions of a sequence beside its audio slots: begin, end and 
 _SHORTEST = 1600  # samples; less audio is not worth a sequence
 
 
-def worst_case_batch(cfg: AnyRun) -> Batch:
-    """The largest micro-batch `train.max_tokens`, `train.max_batch_seconds` and `data.filter` let through."""
+def worst_case_batch(cfg: RunConfig | SpeechTokenizerRun) -> Batch:
+    """Of a model that hears: the largest micro-batch `train.max_tokens`, `train.max_batch_seconds` and `data.filter` let through."""
     vocab = JointVocab(cfg.model.llm.vocab_size, cfg.model.speech.codebook_size) if isinstance(cfg, RunConfig) else JointVocab(1)
     bounds, left = cfg.data.filter, cfg.train.max_tokens
     longest = min(bounds.max_sequence, left)
@@ -62,7 +62,7 @@ def _text_sequence(length: int) -> Sequence:
     return Sequence(ids, ids.copy(), (), np.zeros(0, dtype=np.int64), "preflight", "preflight")
 
 
-def _audio_sequence(vocab: JointVocab, num_slots: int, num_frames: int, cfg: AnyRun) -> Sequence:
+def _audio_sequence(vocab: JointVocab, num_slots: int, num_frames: int, cfg: RunConfig | SpeechTokenizerRun) -> Sequence:
     ids = np.array([vocab.audio_begin, *[vocab.audio_slot] * num_slots, vocab.audio_end, 0], dtype=np.int64)
     labels = np.full(len(ids), IGNORE, dtype=np.int64)
     labels[-1] = 0
@@ -81,7 +81,7 @@ def preflight(model: nn.Module, objective: Objective, engine: Engine, batch: Tra
         (losses.ce + losses.ctc).backward()
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"the largest batch the settings allow ({batch.ids_T.numel()} positions) does not fit into memory: {error}. "
+            f"the largest batch the settings allow ({batch.num_positions} positions) does not fit into memory: {error}. "
             "Lower train.max_tokens or train.max_batch_seconds, or turn on gradient_checkpointing."
         ) from None
     engine.buffer().zero()

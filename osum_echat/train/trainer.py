@@ -25,7 +25,7 @@ from osum_echat.data.tally import Tally
 from osum_echat.errors import CheckpointError, DataError, UserError
 from osum_echat.train.checkpoint import RunDir, load_file, load_weights, weights_on_cpu
 from osum_echat.train.engine import Engine
-from osum_echat.train.evaluation import evaluate
+from osum_echat.train.evaluation import describe_score, evaluate
 from osum_echat.train.metrics import MetricsWriter, hash_keys, peak_memory_bytes, read_metrics
 from osum_echat.train.objective import Objective, TrainBatch
 from osum_echat.train.optim import make_optimizer
@@ -227,7 +227,7 @@ class Trainer:
             sum(batch.num_supervised for batch in micro),
             sum(batch.num_ctc for batch in micro),
             len(micro),
-            sum(batch.ids_T.numel() for batch in micro),
+            sum(batch.num_positions for batch in micro),
             sum(hash_keys(batch.keys) for batch in micro),
             int(self.stop.asked),
             abort,
@@ -265,7 +265,7 @@ class Trainer:
         step, engine = self.position.step + 1, self.engine
         seed_step(self.cfg.seed, step, engine.rank)
         engine.buffer().zero()
-        sums = torch.zeros(2, device=engine.device)
+        sums = torch.zeros(1 + len(self.objective.names), device=engine.device)
         per_batch = []
         for batch in fetched.batches:
             with engine.autocast():
@@ -273,18 +273,21 @@ class Trainer:
             loss = losses.ce / max(1, fetched.num_supervised) + self.objective.ctc_weight * losses.ctc / max(1, fetched.num_ctc)
             if loss.requires_grad:  # not so when everything this batch uses is frozen
                 loss.backward()
-            per_batch.append(torch.stack([losses.ce.detach(), losses.ctc.detach()]).float())
+            per_batch.append(torch.stack([losses.ce.detach(), losses.ctc.detach(), *losses.parts]).float())
             sums = sums + per_batch[-1]
         engine.sync_gradients()
         norm = engine.buffer().clip(self.train.clip)
-        ce_sum, ctc_sum, grad_norm = torch.cat([engine.sum_tensor(sums), norm[None]]).tolist()  # the one wait for the device
+        # the one wait for the device
+        ce_sum, ctc_sum, *part_sums, grad_norm = torch.cat([engine.sum_tensor(sums), norm[None]]).tolist()
         if not math.isfinite(ce_sum + ctc_sum + grad_norm):
             self._refuse(step, fetched, per_batch)
         learning_rate = self.train.optim.lr * self.schedule.lr_lambdas[0](self.schedule.last_epoch)
         self.optimizer.step()
         self.schedule.step()
-        ce, ctc = ce_sum / max(1, fetched.num_supervised), ctc_sum / max(1, fetched.num_ctc)
-        row = {"step": step, "split": "train", "epoch": self.position.epoch, "loss": ce + self.objective.ctc_weight * ctc, "ce": ce}
+        ce, *parts = (value / max(1, fetched.num_supervised) for value in (ce_sum, *part_sums))
+        ctc = ctc_sum / max(1, fetched.num_ctc)
+        row = {"step": step, "split": "train", "epoch": self.position.epoch, "loss": ce + self.objective.ctc_weight * ctc}
+        row |= dict(zip(self.objective.names, (ce, *parts), strict=True))
         row |= {"ctc": ctc} if fetched.num_ctc else {}
         row |= {"grad_norm": grad_norm, "lr": learning_rate, "tokens": fetched.num_tokens, "supervised": fetched.num_supervised}
         self.position.step = step
@@ -351,8 +354,9 @@ class Trainer:
         if total is None:
             raise DataError("data.dev gave no batch: every utterance was dropped", "empty_dev")
         self.dev = (step, total["loss"])
-        tasks = ", ".join(f"{task} {score['loss']:.4f} ({score['accuracy']:.1%})" for task, score in scores.items())
-        self.status.log(f"step {step}: dev loss (token accuracy): {tasks}; {time.monotonic() - begin:.0f} s")
+        what = "dev loss (token accuracy)" if "accuracy" in total else "dev loss"
+        tasks = ", ".join(f"{task} {describe_score(score)}" for task, score in scores.items())
+        self.status.log(f"step {step}: {what}: {tasks}; {time.monotonic() - begin:.0f} s")
         self.meter = Meter()
 
     def _save(self) -> None:

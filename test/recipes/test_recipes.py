@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from osum_echat.config import load_config
+from osum_echat.config import load_run
 
-STAGES = ("1_backbone", "1a_align", "1b_asr_p", "1c_only_p", "1d_full_label")
+SPEAKING = ("2a_tts", "2b_tts_interleaved", "2c_s2s", "2d_s2s_interleaved")
+STAGES = ("1_backbone", "1_speech_tokenizer", "2_flow", "2_vocoder", "1a_align", "1b_asr_p", "1c_only_p", "1d_full_label", *SPEAKING)
 LABELS = ("gender", "age", "emotion", "event")
 
 
@@ -26,7 +27,7 @@ def mini(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the smoke preset of the mini recipe has run; data and exp stand below it."""
     work = tmp_path_factory.mktemp("mini")
     output = run(root / "examples/mini/s0/run.sh", "--preset", "smoke", "--data", work / "data", "--exp", work / "exp", cwd=work)
-    for number in (-1, 0, 1, 2, 3, 4, 7):
+    for number in (-1, 0, 1, 2, 3, 4, 5, 7):
         assert f"== stage {number}: " in output
     (work / "output.txt").write_text(output)
     return work
@@ -38,7 +39,7 @@ def test_mini_leaves_what_it_promises(mini: Path) -> None:
     assert json.loads((exp / "doctor" / "doctor.json").read_text())["verdict"] == "ok"
     for stage in STAGES:
         assert (exp / stage / "final.pt").resolve().is_file(), stage
-        assert load_config(exp / stage / "train.yaml").seed == 777
+        assert load_run(exp / stage / "train.yaml").seed == 777
         losses = [json.loads(line) for line in (exp / stage / "metrics.jsonl").read_text().splitlines()]
         assert losses, stage
     results = json.loads((exp / "results.json").read_text())
@@ -46,6 +47,8 @@ def test_mini_leaves_what_it_promises(mini: Path) -> None:
         score = results[f"understand.{name}"]
         assert score["n"] == 40
         assert score["lo"] <= score["value"] <= score["hi"]
+    for prefix in ("tokens", "tts", "tts_interleaved", "s2s", "s2s_interleaved"):
+        assert results[f"{prefix}.wer"]["n"] == 8
     decoded = (exp / "1d_full_label" / "decode_asr_p" / "text").read_text().splitlines()
     assert len(decoded) == 40
     assert (exp / "report.html").stat().st_size > 20_000

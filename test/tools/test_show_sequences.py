@@ -73,3 +73,17 @@ def test_errors_have_a_status(run, tmp_path):
     assert run("--task", "style")[0] == 1  # no row has a style
     status, _, errors = run("--tokenizer", tmp_path / "gone.model")
     assert status == 2 and "gone.model" in errors
+
+
+def test_rows_that_speak_are_shown_with_their_tokens_and_named_without(run, tmp_path, folder):
+    said = {"key": "t", "task": "tts", "txt": "open the door", "emotion": "anger", "speech_token": [1] * 20}
+    asked = {"task": "s2s", "wav": str(folder / "a.wav"), "question": "the", "txt": "door", "speech_token": [3, 4]}
+    bare = {**asked, "key": "n", "speech_token": None}
+    (tmp_path / "data.list").write_text("\n".join(map(json.dumps, (said, {**asked, "key": "s"}, bare))) + "\n")
+    status, shown, _ = run("--list", tmp_path / "data.list")
+    assert status == 0
+    assert "speak<|im_end|>⏎<|im_start|>user⏎<ANGRY>open the door<|im_end|>⏎<|im_start|>assistant⏎[sb][speech x20][sb]" in shown
+    assert "talk<|im_end|>⏎<|im_start|>user⏎[audio x13]<|im_end|>⏎<|im_start|>assistant⏎door<|im_end|>[sb][speech x2][sb]" in shown
+    assert "dropped 1 x missing_speech_token" in shown and "prepare speech-tokens" in shown
+    status, shown, _ = run("--list", tmp_path / "data.list", "--task", "tts_interleaved", "--codebook_size", "4")
+    assert status == 0 and "dropped 1 x bad_speech_token, first: " in shown

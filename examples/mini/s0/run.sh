@@ -10,11 +10,13 @@
 #   -1   synthesize the corpus (espeak-ng voices)                                data/<preset>: wav, Kaldi directories, lists
 #    0   check Kaldi directories and lists; errors stop the recipe               exp/<preset>/doctor/doctor.html
 #    1   text tokenizer; encoder (CTC) and language model from scratch           data/<preset>/tokenizer.model, exp/<preset>/1_backbone
-#    2   speech tokens (they come with speech generation; passed over)
+#        speech tokenizer                                                        exp/<preset>/1_speech_tokenizer
+#    2   speech tokens of the assistant; from them to mel, from mel to sound     data/<preset>/speech, exp/<preset>/2_flow, 2_vocoder
 #    3   tar shards; a look at the token sequences                               data/<preset>/shards
 #    4   understanding: 1a align, 1b ASR+P, 1c only-P, pseudo labels, 1d all     exp/<preset>/1a_align ... 1d_full_label
-#    7   decode the test set, score, report                                      exp/<preset>/results.json, report.html
-# Numbers 5, 6, 8, 9 and 10 are kept for stages that do not exist yet; a --stop_stage beyond 7 runs what exists.
+#    5   generation: 2a TTS, 2b interleaved, 2c spoken replies, 2d interleaved   exp/<preset>/2a_tts ... 2d_s2s_interleaved
+#    7   decode the test sets, listen to what was said, score, report            exp/<preset>/results.json, report.html
+# Numbers 6, 8, 9 and 10 are kept for stages that do not exist yet; a --stop_stage beyond 7 runs what exists.
 # Finished work is skipped, an interrupted training goes on from its last checkpoint. Paths in options are seen from this folder.
 set -euo pipefail
 
@@ -40,7 +42,7 @@ settings=(seed="$seed" ${dtype:+train.dtype="$dtype"})
 case $preset in
   default) ;;
   smoke) # the same path in minutes: every training is cut short, so the scores mean nothing
-    settings+=(train.max_steps=20 train.max_tokens=800 train.schedule.warmup_steps=5 train.log_every=10 train.save_every=10) ;;
+    settings+=(train.max_steps=20 train.schedule.warmup_steps=5 train.log_every=10 train.save_every=10) ;;
   *) echo "run.sh: --preset must be default or smoke, got $preset" >&2; exit 2 ;;
 esac
 for item in $overrides; do settings+=("$item"); done
@@ -51,43 +53,8 @@ bash ../../../tools/setup_env.sh
 . "$tools/stages.sh"
 data=$data/$preset
 exp=$exp/$preset
+. ./local/steps.sh
 log "mini recipe in $PWD, preset $preset: stages $stage to $stop_stage; data in $data, models in $exp"
-
-sharded="train_asr train_asr_p dev" # lists that stage 3 writes as shards; the others are read as they are
-list_settings() { # data.train or data.dev, then names of lists
-  local where=$1 number=0 name; shift
-  for name in "$@"; do
-    if [ "$data_type" = shard ] && [[ " $sharded " = *" $name "* ]]; then
-      settings_of_lists+=("$where.$number.kind=shard" "$where.$number.list=$data/shards/$name/data.list")
-    else
-      settings_of_lists+=("$where.$number.kind=raw" "$where.$number.list=$data/$name.list")
-    fi
-    number=$((number + 1))
-  done
-}
-
-train_model() { # name of the YAML, checkpoint to start from (or nothing), then the names of the training lists
-  local conf=$1 init=$2; shift 2
-  local dir=$exp/$conf item args=() settings_of_lists=()
-  local lists=("${@/#/$data/}")
-  list_settings data.train "$@"
-  list_settings data.dev dev
-  for item in tokenizer.path="$data/tokenizer.model" "${settings_of_lists[@]}" "${settings[@]}"; do args+=(--set "$item"); done
-  if [ -n "$init" ]; then args+=(--init "$init"); fi
-  local made_from=(conf/base.yaml "conf/$conf.yaml" "${args[@]}" "$init" "${lists[@]/%/.list}")
-  if ! is_trained "$dir" "${made_from[@]}"; then
-    log "training $dir"
-    launch osum_echat.bin.train --config "conf/$conf.yaml" --dir "$dir" "${args[@]}"
-    mark_done "$dir" "${made_from[@]}"
-  fi
-}
-
-decode_with() { # run directory, list, task, where to
-  if is_done "$4" "$1/final.pt" "$2"; then return; fi
-  if [ -e "$4/.done" ]; then rm -rf "$4"; fi # of another model or list; an unfinished one goes on
-  python -m osum_echat.bin.decode --config "$1/train.yaml" --checkpoint "$1/final.pt" --list "$2" --task "$3" --out "$4"
-  mark_done "$4" "$1/final.pt" "$2"
-}
 
 if stage -1 "synthesize the corpus"; then
   python -m osum_echat.bin.make_mini_corpus --preset "$preset" --out "$data" --seed "$seed" --num_processes "$nj"
@@ -95,9 +62,9 @@ fi
 
 if stage 0 "check the data"; then
   for split in train dev test; do bash "$tools/validate_data_dir.sh" "$data/$split"; done
-  lists=("$data"/{train_asr,train_asr_p,dev,test}.list)
+  lists=("$data"/{train_asr,train_asr_p,train_tts,train_s2s,train_t2t,dev,dev_tts,dev_s2s,test,test_tts,test_s2s}.list)
   if ! is_done "$exp/doctor" "${lists[@]}"; then
-    python -m osum_echat.bin.doctor --train "${lists[@]:0:2}" --dev "${lists[2]}" --test "${lists[3]}" --out "$exp/doctor" --num_jobs "$nj" \
+    python -m osum_echat.bin.doctor --train "${lists[@]:0:5}" --dev "${lists[@]:5:3}" --test "${lists[@]:8:3}" --out "$exp/doctor" --num_jobs "$nj" \
       || { log "the data has errors, see $exp/doctor/doctor.html" >&2; exit 1; }
     mark_done "$exp/doctor" "${lists[@]}"
   fi
@@ -108,9 +75,20 @@ if stage 1 "text tokenizer and backbones"; then
     python "$tools/train_tokenizer.py" --list "$data/train_text.list" "$data/train_asr.list" --prompts mini --out "$data/tokenizer.model"
   fi
   data_type=raw train_model 1_backbone "" train_words train_text train_asr_p # shards come later
+  sed -e 's/"task": "tts"/"task": "asr"/' -e 's/"answer_wav"/"wav"/' "$data/train_tts.list" >"$data/train_assistant.list"
+  data_type=raw train_model 1_speech_tokenizer "$exp/1_backbone/final.pt" train_asr train_assistant
 fi
 
-if stage 2 "speech tokens"; then log "nothing to do yet: speech tokens arrive with speech generation (stage 5)"; fi
+if stage 2 "speech tokens, and from them to sound"; then
+  for name in {train,dev,test}_{tts,s2s}; do
+    if is_done "$data/speech/$name" "$exp/1_speech_tokenizer/final.pt" "$data/$name.list"; then continue; fi
+    python -m osum_echat.bin.main prepare speech-tokens --config "$exp/1_speech_tokenizer/train.yaml" --audio answer_wav --num_jobs "$nj" \
+      --checkpoint "$exp/1_speech_tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
+    mark_done "$data/speech/$name" "$exp/1_speech_tokenizer/final.pt" "$data/$name.list"
+  done
+  dev=speech/dev_tts train_model 2_flow "" speech/train_tts speech/train_s2s
+  dev=speech/dev_tts train_model 2_vocoder "" speech/train_tts speech/train_s2s
+fi
 
 if stage 3 "shards, and a look at the sequences"; then
   if [ "$data_type" = shard ]; then
@@ -139,10 +117,33 @@ if stage 4 "understanding"; then
   train_model 1d_full_label "$exp/1c_only_p/final.pt" train_asr train_asr_p train_full
 fi
 
+if stage 5 "generation"; then
+  understand="train_asr_p train_full"
+  dev=speech/dev_tts train_model 2a_tts "$exp/1d_full_label/final.pt" speech/train_tts train_t2t $understand
+  dev=speech/dev_tts train_model 2b_tts_interleaved "$exp/2a_tts/final.pt" speech/train_tts train_t2t $understand
+  dev=speech/dev_s2s train_model 2c_s2s "$exp/2b_tts_interleaved/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
+  dev=speech/dev_s2s train_model 2d_s2s_interleaved "$exp/2c_s2s/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
+fi
+
 if stage 7 "decode, score, report"; then
-  decoded=$exp/1d_full_label/decode_asr_p
-  decode_with "$exp/1d_full_label" "$data/test.list" asr_p "$decoded"
-  python -m osum_echat.bin.score --ref "$data/test.list" --hyp "$decoded" --labels gender,age,emotion,event --prefix understand \
-    --results "$exp/results.json" --train_list "$data/train_asr_p.list"
+  for model in 1d_full_label 2d_s2s_interleaved; do
+    if [ ! -e "$exp/$model/final.pt" ]; then continue; fi
+    decode_with "$exp/$model" "$data/test.list" asr_p "$exp/$model/decode_asr_p"
+    prefix=understand
+    if [ $model != 1d_full_label ]; then prefix=understand_2d; fi # does it still know what it knew before it learned to speak?
+    python -m osum_echat.bin.score --ref "$data/test.list" --hyp "$exp/$model/decode_asr_p" --labels gender,age,emotion,event \
+      --prefix $prefix --results "$exp/results.json" --train_list "$data/train_asr_p.list"
+  done
+  if [ -e "$exp/2d_s2s_interleaved/final.pt" ]; then
+    decode_with "$exp/1d_full_label" "$data/test_tts.list" asr "$exp/tokens/recordings" answer_wav
+    speak_and_listen "$data/speech/test_tts.list" "$exp/tokens"
+    score_speech tokens "$data/test_tts.list" "$exp/tokens" --heard_in_recordings "$exp/tokens/recordings" --out "$exp/tokens"
+    for task in tts tts_interleaved s2s s2s_interleaved; do
+      decoded=$exp/2d_s2s_interleaved/decode_$task list=$data/test_${task%%_*}.list
+      decode_with "$exp/2d_s2s_interleaved" "$list" "$task" "$decoded"
+      speak_and_listen "$decoded/hyp.list" "$decoded"
+      score_speech "$task" "$list" "$decoded" --hyp "$decoded"
+    done
+  fi
   python -m osum_echat.bin.report --dir "$exp"
 fi

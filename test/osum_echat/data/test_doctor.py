@@ -60,7 +60,7 @@ def test_clean_lists_are_ok(tmp_path: Path) -> None:
     assert (diagnosis.verdict, diagnosis.findings) == ("ok", [])
     assert [(x.num, x.num_speakers) for x in diagnosis.lists] == [(6, 2), (3, 2)]
     assert [x.labels for x in diagnosis.lists] == [{"gender": {"male": 6}}, {"gender": {"male": 3}}]
-    assert diagnosis.lists[0].hours == pytest.approx(6 * 0.5 / 3600, abs=1e-4)
+    assert diagnosis.lists[0].audio.hours == pytest.approx(6 * 0.5 / 3600, abs=1e-4)
 
 
 def test_every_broken_row_is_named(tmp_path: Path) -> None:
@@ -158,6 +158,69 @@ def test_a_reply_has_no_rate_but_needs_its_speech_tokens(tmp_path: Path) -> None
     assert findings["missing_label"] == ["bad", "said"] and findings["text_rate"] == ["said"]
 
 
+def dialogues(folder: Path, split: str, num: int, seed: int = 0) -> list[dict[str, object]]:
+    """Spoken questions of speakers of the split, answered by one voice."""
+    asked = rows(folder, split, num, task="s2s")
+    return [
+        {**row, "question": row["txt"], "txt": f"reply {i}", "answer_wav": tone(folder / f"answer{i}.wav", seed + 5000 + i, rate=24000)}
+        for i, row in enumerate(asked)
+    ]
+
+
+def read_aloud(folder: Path, split: str, num: int) -> list[dict[str, object]]:
+    made = dialogues(folder, split, num, seed=100)
+    return [{"key": f"tts{row['key']}", "task": "tts", "txt": row["txt"], "speaker": "us", "answer_wav": row["answer_wav"]} for row in made]
+
+
+def test_one_voice_may_answer_in_training_and_test(tmp_path: Path) -> None:
+    train = [*dialogues(tmp_path / "a", "train", 4), *read_aloud(tmp_path / "c", "train", 3)]
+    test = [*dialogues(tmp_path / "b", "test", 4), *read_aloud(tmp_path / "d", "test", 3)]  # the same answers, to the sample
+    diagnosis = diagnose(write(tmp_path / "a.list", train), write(tmp_path / "b.list", test))  # type: ignore[arg-type]
+    assert diagnosis.verdict == "ok" and found(diagnosis).keys() == {"no_speech_token", "same_text"}
+    summary = diagnosis.lists[0]
+    assert (summary.audio.rates, summary.answers.rates) == ({"16000": 4}, {"24000": 7})
+    assert summary.answers.hours == pytest.approx(7 * 0.5 / 3600, abs=1e-4)
+    assert "24000 Hz (7)" in render(diagnosis)
+    lines = [{**row, "speech_token": [1]} for row in train]
+    assert diagnose(write(tmp_path / "a.list", lines)).findings == []  # type: ignore[arg-type]
+
+
+def test_questions_leak_by_their_words_and_reply_and_askers_by_their_voice(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.list", dialogues(tmp_path / "a", "train", 4))  # type: ignore[arg-type]
+    (new,) = dialogues(tmp_path / "b", "test", 1)
+
+    def kinds(**fields: object) -> set[str]:
+        return found(diagnose(train, write(tmp_path / "b.list", [{**new, **fields}]))).keys() - {"no_speech_token"}
+
+    assert kinds() == set()
+    assert kinds(question="hello train 1") == {"same_text"}
+    assert kinds(question="hello train 1", txt="reply 1") == {"same_text", "exchange_leak"}
+    assert kinds(question="hello train 1", txt="reply 1", task="t2t", wav=None) == {"same_text", "exchange_leak"}
+    assert kinds(speaker="train-1") == {"speaker_leak"}
+    assert kinds(speaker="train-1", task="tts", wav=None) == set()  # nobody is heard
+    assert kinds(wav=str(tmp_path / "a" / "train0.wav")) == {"audio_leak"}
+
+
+def test_answers_are_examined_as_recordings_are(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("not audio")
+    bad = {
+        "missing_audio": "/nowhere.wav",
+        "corrupt_audio": str(tmp_path / "text.wav"),
+        "clipping": tone(tmp_path / "clip.wav", 1, gain=3.0),
+        "silence": tone(tmp_path / "quiet.wav", 2, gain=1e-4),
+        "low_rate": tone(tmp_path / "low.wav", 5, rate=8000),
+        "text_rate": tone(tmp_path / "long.wav", 6, seconds=5.0),
+    }
+    lines = [{**row, "speech_token": [1]} for row in dialogues(tmp_path / "a", "train", 30)]
+    for line, wav in zip(lines, bad.values(), strict=False):
+        line["answer_wav"] = wav
+    findings = {f.kind: f for f in diagnose(write(tmp_path / "x.list", lines)).findings}  # type: ignore[arg-type]
+    keys = {kind: [example["key"] for example in finding.examples] for kind, finding in findings.items()}
+    assert keys.pop("mixed_rates") == ["", "", ""]  # the answers' own rates: 24000, 16000 and 8000 Hz
+    assert keys == {kind: [f"train{i}"] for i, kind in enumerate(bad)}
+    assert findings["clipping"].examples[0]["detail"].startswith("answer_wav: ")
+
+
 def test_rare_classes(tmp_path: Path) -> None:
     lines = rows(tmp_path / "a", "train", 60, emotion="joy")
     lines[0]["emotion"] = "sad"
@@ -191,7 +254,7 @@ def test_shards_and_processes_give_the_same_as_raw_lists(tmp_path: Path) -> None
     parallel = check_lists([ListSpec("train", SourceConfig(kind="shard", list=shards))], num_jobs=2)
     for other in (two, parallel):
         assert found(other) == found(one) == {"silence": 1}
-        assert (other.lists[0].labels, other.lists[0].hours) == (one.lists[0].labels, one.lists[0].hours)
+        assert (other.lists[0].labels, other.lists[0].audio.hours) == (one.lists[0].labels, one.lists[0].audio.hours)
 
 
 def test_cut_shard_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from osum_echat.bin.make_mini_corpus import main
+from osum_echat.datagen.facts import all_facts
 from osum_echat.datagen.grammar import split_of
 from osum_echat.datagen.mini_corpus import MiniSettings, make_plans
 from osum_echat.datagen.mini_lists import TRAIN_TASKS, make_mini_corpus
@@ -21,7 +22,9 @@ from osum_echat.text.tags import canonical, parse_labels
 from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
-SETTINGS = MiniSettings(train=18, dev=4, test=6, seed=5)
+SPEECH = {"train_tts": 8, "dev_tts": 2, "test_tts": 3, "train_s2s": 9, "dev_s2s": 2, "test_s2s": 3}
+SETTINGS = MiniSettings(train=18, dev=4, test=6, **SPEECH, seed=5)
+NUM_REPLIES = 3  # of facts that are asked for: four questions each in training
 
 
 def _read(path: Path) -> list[Utterance]:
@@ -41,16 +44,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(corpus: Path, tmp_path: Path) -> None:
     make_mini_corpus(tmp_path / "b", SETTINGS, num_processes=1)
-    assert len(_hashes(corpus)) == SETTINGS.train + SETTINGS.dev + SETTINGS.test
+    assert len(_hashes(corpus)) == 18 + 4 + 6 + sum(SPEECH.values()) + NUM_REPLIES
     assert _hashes(tmp_path / "b") == _hashes(corpus)
+    for path in corpus.glob("*.list"):
+        assert path.read_text().replace(str(corpus), "") == (tmp_path / "b" / path.name).read_text().replace(str(tmp_path / "b"), "")
 
 
 def test_a_lost_chunk_is_made_again_and_finished_ones_are_not_touched(corpus: Path) -> None:
     before = _hashes(corpus)
-    lost = [path for path in corpus.rglob("*.wav") if path.parent.name == "dev"]
+    lost = [path for folder in ("dev", "assistant/replies") for path in (corpus / "wav" / folder).glob("*.wav")]
+    assert len(lost) == 4 + NUM_REPLIES
     kept = next((corpus / "wav" / "test").glob("*.wav"))
     stamp = kept.stat().st_mtime_ns
-    for path in (*lost, corpus / ".chunks" / "dev_0000.jsonl", corpus / ".complete"):
+    markers = [corpus / ".chunks" / f"{name}_0000.jsonl" for name in ("dev", "assistant_replies")]
+    for path in (*lost, *markers, corpus / ".complete"):
         path.unlink()
     make_mini_corpus(corpus, SETTINGS, num_processes=1)
     assert _hashes(corpus) == before
@@ -59,7 +66,7 @@ def test_a_lost_chunk_is_made_again_and_finished_ones_are_not_touched(corpus: Pa
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(corpus: Path) -> None:
     with pytest.raises(DataError, match=r"train: has 18, wanted 17.*--overwrite"):
-        make_mini_corpus(corpus, MiniSettings(train=17, dev=4, test=6, seed=5), num_processes=1)
+        make_mini_corpus(corpus, MiniSettings(train=17, dev=4, test=6, **SPEECH, seed=5), num_processes=1)
 
 
 def test_sentences_and_voices_of_the_test_do_not_occur_in_training() -> None:
@@ -145,9 +152,12 @@ def test_text_rows_ask_for_a_part_of_what_they_hold(corpus: Path) -> None:
 
 
 def test_the_command_reports_and_fails_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["--out", str(tmp_path / "c"), "--train", "3", "--dev", "0", "--test", "2"]
+    sizes = {"train": 3, "dev": 0, "test": 2} | dict.fromkeys(SPEECH, 0) | {"test_tts": 1}
+    base = ["--out", str(tmp_path / "c"), *(word for name, size in sizes.items() for word in (f"--{name}", str(size)))]
     assert main(base) == 0
-    assert "train: utterances 3" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "train: utterances 3" in shown and "test_tts: utterances 1" in shown
+    assert _read(tmp_path / "c" / "train_s2s.list") == [] and len(_read(tmp_path / "c" / "train_t2t.list")) == 4 * len(all_facts())
     rows = _read(tmp_path / "c" / "train_asr_p.list")
     assert Counter(row.task for row in rows) == Counter(TRAIN_TASKS)
     assert json.loads((tmp_path / "c" / "summary.json").read_text())["dev"]["utterances"] == 0

@@ -5,7 +5,7 @@ import pytest
 
 from osum_echat.datagen.espeak import Prosody, engine
 from osum_echat.datagen.events import EVENTS, make_event
-from osum_echat.datagen.mini_corpus import MiniSettings, make_plans, render
+from osum_echat.datagen.mini_corpus import MiniSettings, make_plans
 from osum_echat.datagen.prosody import RATE, _warp, perform, tilt
 from osum_echat.datagen.speakers import VARIANTS, Speaker, make_speakers
 from osum_echat.errors import DataError, UserError
@@ -61,11 +61,12 @@ def test_every_event_sounds_and_lands_where_it_says() -> None:
         centroid[kind] = float((power * np.fft.rfftfreq(len(wave), 1 / RATE)).sum() / power.sum())
     assert centroid["sneeze"] > 2500 > centroid["sigh"] and centroid["laugh"] < 1500
     plan = next(plan for plan in make_plans(MiniSettings(train=30, dev=0, test=0), "train") if plan.event == "laugh")
-    samples, words, event_time = render(plan)
-    assert event_time is not None
-    assert event_time[1] <= words[0][1] or event_time[0] >= words[-1][2]
-    inside = samples[int(event_time[0] * RATE) : int(event_time[1] * RATE)]
-    assert inside.std() > 0.1 * samples.std()
+    sound = plan.render()
+    assert sound.event_time is not None
+    start, end = sound.event_time
+    assert end <= sound.words[0][1] or start >= sound.words[-1][2]
+    inside = sound.samples_S[int(start * RATE) : int(end * RATE)]
+    assert inside.std() > 0.1 * sound.samples_S.std()
     with pytest.raises(ValueError, match="no sound event 'bark'; expected one of laugh"):
         make_event("bark", rng, 110, 1.0)
 
@@ -73,7 +74,7 @@ def test_every_event_sounds_and_lands_where_it_says() -> None:
 def test_the_warp_moves_a_click_to_the_time_it_reports() -> None:
     clicks = np.zeros(2 * RATE * 2, dtype=np.float32)
     clicks[[10000, 40000]] = 1.0
-    warped, times = _warp(clicks, np.linspace(0.8, 1.5, len(clicks)))
+    warped, times = _warp(clicks, np.linspace(0.8, 1.5, len(clicks)), 2 * RATE)
     for place in (10000, 40000):
         expected = times[place] * 2 * RATE
         near = warped[int(expected) - 200 : int(expected) + 200]

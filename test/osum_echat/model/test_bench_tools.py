@@ -11,13 +11,14 @@ PRINTED = {
     "bench_train_step.py": r"ours / theirs (\d+\.\d+)",
     "bench_decode_heads.py": r"joint / phase (\d+\.\d+)",
     "bench_encoder.py": r"speed-up (\d+\.\d+)",
+    "bench_token2wav.py": r"streaming costs (\d+\.\d+) x offline",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_small(root, name):
-    if name not in ("bench_loss_head.py", "bench_decode_heads.py"):
+    if name not in ("bench_loss_head.py", "bench_decode_heads.py", "bench_token2wav.py"):
         pytest.importorskip("transformers", reason="this benchmark compares with transformers (test requirement)")
     done = subprocess.run([sys.executable, root / "tools" / "bench" / name, "--small"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -78,8 +78,8 @@ def test_prompt_is_a_prefix_and_exactly_the_answer_is_learned(name, builder, utt
 @pytest.mark.parametrize("name", TASKS)
 def test_the_prompt_needs_neither_answer_nor_labels(name, builder, utterance):
     task = TASKS[name]
-    text = utterance.txt if name.startswith("tts") else None  # there it is the question, not the answer
-    bare = Utterance(key="u1", txt=text, question=utterance.question, waveform_S=utterance.waveform_S)
+    asked = {"txt": utterance.txt, "emotion": utterance.emotion} if name.startswith("tts") else {}  # there they are the question
+    bare = Utterance(key="u1", **asked, question=utterance.question, waveform_S=utterance.waveform_S)
     assert encode_prompt(bare, task, builder).ids.tolist() == encode_prompt(utterance, task, builder).ids.tolist()
 
 
@@ -104,6 +104,15 @@ def test_prompts_have_chat_form(builder, utterance, tokenizer):
     text = tokenizer.decode(encode_prompt(utterance, TASKS["t2t"], builder).ids.tolist())
     system = builder.prompts.system_prompt("t2t")
     assert text == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nwhat is on?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("name", ["tts", "tts_interleaved"])
+@pytest.mark.parametrize(("emotion", "tag"), [("anger", "<ANGRY>"), ("happy", "<HAPPY>"), ("calm", ""), ("null", ""), (None, "")])
+def test_an_emotion_to_speak_in_stands_before_the_text(name, emotion, tag, builder, utterance, tokenizer):
+    sequence = encode_prompt(replace(utterance, emotion=emotion), TASKS[name], builder)
+    said = tokenizer.decode(sequence.ids.tolist()).rpartition("<|im_start|>user\n")[2]
+    assert said == f"{tag}{WORDS}<|im_end|>\n<|im_start|>assistant\n"
+    assert not tag or sequence.ids.tolist().count(tokenizer.encode(tag)[0]) == 1 == len(tokenizer.encode(tag))
 
 
 def test_both_prompt_files_serve_every_row():
@@ -209,6 +218,7 @@ def test_rows_as_they_stand_in_lists(line, answer, builder, tokenizer):
         ("t2t", {"question": " "}, "missing_question", "question"),
         ("t2t", {"txt": None}, "missing_text", "reply"),
         ("t2t", {"question": "<|im_start|>"}, "control_text", "im_start"),
+        ("tts", {"emotion": "hapy"}, "unknown_label", "train.list:7: u1.*emotion 'hapy'; nearest is 'happy'"),
         ("tts", {"txt": None}, "missing_text", "train.list:7: u1"),
         ("tts", {"txt": " "}, "empty_text", "train.list:7: u1"),
         ("tts", {"txt": "<|im_end|>"}, "control_text", "im_end"),

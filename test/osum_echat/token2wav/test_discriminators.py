@@ -73,12 +73,12 @@ def test_a_column_holds_samples_one_period_apart() -> None:
 
 def test_losses_by_hand() -> None:
     real = [
-        Verdict(torch.tensor([[1.0, 0.5]]), [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]),
-        Verdict(torch.tensor([[2.0]]), [torch.zeros(2)]),
+        Verdict(torch.tensor([[1.0, 0.5]]), [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])]),
+        Verdict(torch.tensor([[2.0]]), [torch.zeros(1, 2)]),
     ]
     fake = [
-        Verdict(torch.tensor([[0.0, 1.0]]), [torch.tensor([0.0, 4.0]), torch.tensor([3.5])]),
-        Verdict(torch.tensor([[-1.0]]), [torch.ones(2)]),
+        Verdict(torch.tensor([[0.0, 1.0]]), [torch.tensor([[0.0, 4.0]]), torch.tensor([[3.5]])]),
+        Verdict(torch.tensor([[-1.0]]), [torch.ones(1, 2)]),
     ]
     # (0 + 0.25) / 2 + (0 + 1) / 2, and (1 - 2)^2 + (-1)^2
     assert discriminator_loss(real, fake).item() == pytest.approx(0.125 + 0.5 + 1.0 + 1.0)
@@ -93,11 +93,11 @@ def test_gradients_reach_every_parameter_and_the_samples() -> None:
     judges = Discriminators(SMALL)
     fake_BS = torch.randn(2, 3000, requires_grad=True)
     recorded = judges(torch.randn(2, 3000))
-    discriminator_loss(recorded, judges(fake_BS)).backward()
+    discriminator_loss(recorded, judges(fake_BS)).sum().backward()
     for name, parameter in judges.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
     fake_BS.grad = None
-    (generator_loss(judges(fake_BS)) + feature_loss(recorded, judges(fake_BS))).backward()
+    (generator_loss(judges(fake_BS)) + feature_loss(recorded, judges(fake_BS))).sum().backward()
     assert fake_BS.grad is not None and (fake_BS.grad != 0).float().mean() > 0.99
 
 
@@ -108,7 +108,7 @@ def test_they_learn_to_tell() -> None:
     time = torch.arange(1500) / 100
     for _ in range(30):
         real_BS = torch.sin(2 * torch.pi * (time + torch.rand(4, 1))) * 0.5
-        loss = discriminator_loss(judges(real_BS), judges(0.35 * torch.randn(4, 1500)))
+        loss = discriminator_loss(judges(real_BS), judges(0.35 * torch.randn(4, 1500))).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from osum_echat.config import QuantizerConfig
+from osum_echat.config_token2wav import QuantizerConfig
 from osum_echat.token2wav.quantizer import CodebookUsage, FiniteScalarQuantizer, VectorQuantizer, make_quantizer
 
 LEVELS = [(3, 3), (8, 8, 8), (8, 5, 5, 5), (7, 4, 3)]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from osum_echat.audio.features import num_mel_frames, num_speech_tokens
-from osum_echat.config import EncoderConfig, QuantizerConfig, SpeechTokenizerConfig
+from osum_echat.config import EncoderConfig, SpeechTokenizerConfig
+from osum_echat.config_token2wav import QuantizerConfig
 from osum_echat.errors import DataError
 from osum_echat.losses import ctc_loss
 from osum_echat.text.vocab import NUM_BYTES
@@ -23,9 +24,9 @@ def make(quantizer=FSQ, frames_per_token=2, seed=0):
         num_layers_after=1,
     )
     model = build_speech_tokenizer(cfg)
-    if quantizer is VQ:  # one step puts its vectors where the data is
-        mel = torch.randn(1, 400, 80)
-        model.train()(mel, [400])
+    if quantizer is VQ:  # a few steps put its vectors where the data is
+        for _ in range(3):
+            model.train()(torch.randn(1, 400, 80), [400])
     return model.eval()
 
 

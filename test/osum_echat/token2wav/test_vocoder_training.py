@@ -1,6 +1,5 @@
 """Losses by hand and against numpy, segments in step with their features, training that learns, with and without discriminators."""
 
-import copy
 import math
 
 import numpy as np
@@ -10,11 +9,12 @@ from torch import Tensor
 
 from osum_echat.audio.mel import MelSpectrogram
 from osum_echat.audio.pitch import track_pitch
-from osum_echat.config_token2wav import AdversarialConfig, MelConfig, VocoderConfig, VocoderLossConfig, VocoderTrainConfig
+from osum_echat.config import DataConfig, SourceConfig, TrainConfig, VocoderRun
+from osum_echat.config_token2wav import AdversarialConfig, MelConfig, VocoderConfig, VocoderLossConfig
 from osum_echat.errors import DataError
-from osum_echat.token2wav.vocoder import Vocoder, VocoderOutput
+from osum_echat.token2wav.vocoder import VocoderOutput
 from osum_echat.token2wav.vocoder_losses import MultiResolutionStftLoss, VocoderLoss
-from osum_echat.token2wav.vocoder_training import VocoderTrainer, draw_segments, make_example
+from osum_echat.token2wav.vocoder_training import VocoderBatch, VocoderTraining, draw_segment
 
 MEL = MelConfig(num_mels=20, n_fft=240, hop=60, sample_rate=6000, high_hz=2500.0)
 SMALL = VocoderConfig(
@@ -30,13 +30,19 @@ SMALL = VocoderConfig(
 JUDGED = VocoderLossConfig(stft_sizes=[64, 128], adversarial=AdversarialConfig(periods=[2, 3], num_scales=1, channels=128))
 
 
-def train_config(loss: VocoderLossConfig | None = None, lr: float = 3e-3) -> VocoderTrainConfig:
-    return VocoderTrainConfig(segment_frames=40, batch_size=4, lr=lr, loss=loss or VocoderLossConfig(stft_sizes=[64, 128, 256]))
-
-
-def make_trainer(cfg: VocoderTrainConfig, seed: int = 0) -> VocoderTrainer:
+def make_model(loss: VocoderLossConfig | None = None, seed: int = 0) -> VocoderTraining:
     torch.manual_seed(seed)
-    return VocoderTrainer(Vocoder(SMALL, MEL), VocoderLoss(cfg.loss, MEL), cfg)
+    data, train = DataConfig(train=[SourceConfig(list="none")]), TrainConfig(max_steps=1)
+    loss = loss or VocoderLossConfig(stft_sizes=[64, 128, 256])
+    return VocoderTraining(VocoderRun(mel=MEL, model=SMALL, loss=loss, data=data, train=train)).train()
+
+
+def make_batch(rows: int = 4, seed: int = 0) -> VocoderBatch:
+    rng = np.random.default_rng(seed)
+    segments = [draw_segment(voice(), MelSpectrogram(MEL), 40, rng) for _ in range(rows)]
+    names, tensors = [""] * rows, {"mel_BFM": "mel_FM", "f0_BF": "f0_F", "samples_BS": "samples_S"}
+    seeds = rng.integers(1000, size=rows).tolist()
+    return VocoderBatch(names, names, seeds, **{key: torch.stack([getattr(x, name) for x in segments]) for key, name in tensors.items()})
 
 
 def voice(seconds: float = 2.0, rate: int = MEL.sample_rate) -> np.ndarray:
@@ -93,105 +99,119 @@ def test_mel_loss_hears_what_the_input_mel_leaves_out() -> None:
     assert parts["mel"].item() > 2 * (below(hiss) - below(quiet)).abs().mean().item()
 
 
+def test_loss_of_a_silent_segment_is_bounded() -> None:
+    generated_BS = 0.1 * torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
+    recorded_BS = torch.stack((torch.zeros(3000), 0.1 * torch.randn(3000, generator=torch.Generator().manual_seed(1))))
+    silent, loud = MultiResolutionStftLoss([64, 128])(generated_BS, recorded_BS).tolist()
+    assert math.log(1e3) < silent < 20 + math.log(1e4) and loud < 3
+
+
 def test_segments_are_in_step_with_their_features() -> None:
-    mel = MelSpectrogram(MEL)
-    example = make_example(voice(), mel, 40)
-    assert example.mel_FM.shape == (200, 20) and example.f0_F.shape == (200,) and example.samples_S.shape == (12000,)
-    batch = draw_segments([example] * 8, 40, np.random.default_rng(1))
-    assert batch.mel_BFM.shape == (8, 40, 20) and batch.f0_BF.shape == (8, 40) and batch.samples_BS.shape == (8, 2400)
-    torch.testing.assert_close(mel(batch.samples_BS)[:, 2:-2], batch.mel_BFM[:, 2:-2], atol=1e-3, rtol=0)
-    for row in range(8):
-        heard_F = torch.from_numpy(track_pitch(batch.samples_BS[row].numpy(), MEL.sample_rate, MEL.hop))
-        torch.testing.assert_close(heard_F[6:-6], batch.f0_BF[row, 6:-6], atol=1.0, rtol=0)
-    assert len({tuple(row.tolist()) for row in batch.f0_BF}) > 4  # not the same place again and again
+    mel, rng = MelSpectrogram(MEL), np.random.default_rng(1)
+    samples_S = voice()
+    whole_FM, whole_F = mel.extract(torch.from_numpy(samples_S).float()), track_pitch(samples_S, MEL.sample_rate, MEL.hop)
+    starts = set()
+    for _ in range(20):
+        segment = draw_segment(samples_S, mel, 40, rng)
+        assert segment.mel_FM.shape == (40, 20) and segment.f0_F.shape == (40,) and segment.samples_S.shape == (2400,)
+        (start,) = (
+            (np.lib.stride_tricks.sliding_window_view(samples_S.astype(np.float32), 2400) == segment.samples_S.numpy()).all(1).nonzero()[0]
+        )
+        assert start % MEL.hop == 0
+        here = slice(start // MEL.hop, start // MEL.hop + 40)
+        torch.testing.assert_close(segment.mel_FM, whole_FM[here], atol=1e-4, rtol=0)
+        torch.testing.assert_close(segment.f0_F, torch.from_numpy(whole_F[here]), atol=1.0, rtol=0)
+        starts.add(here.start)
+    assert min(starts) < 20 and max(starts) > 140 and len(starts) > 12
+
+
+def test_silence_of_a_recording_is_silence_in_its_segments() -> None:
+    """What is unvoiced because the recording is loud elsewhere stays so in a segment without anything loud."""
+    samples_S = np.concatenate((1e-3 * voice(3.0), voice(0.5)))
+    assert (
+        not track_pitch(samples_S, MEL.sample_rate, MEL.hop)[:290].any() and track_pitch(samples_S[:12000], MEL.sample_rate, MEL.hop).any()
+    )
+    rng = np.random.default_rng(0)
+    pitches = [draw_segment(samples_S, MelSpectrogram(MEL), 40, rng).f0_F for _ in range(12)]
+    assert sum(not pitch_F.any() for pitch_F in pitches) > 6
 
 
 def test_short_recordings_continue_in_silence_and_bad_ones_are_named() -> None:
-    mel = MelSpectrogram(MEL)
-    example = make_example(voice(0.1), mel, 40)
-    assert len(example.f0_F) == 40 and not example.samples_S[600:].any() and not example.f0_F[15:].any()
-    draw_segments([example], 40, np.random.default_rng(0))
+    mel, rng = MelSpectrogram(MEL), np.random.default_rng(0)
+    segment = draw_segment(voice(0.1), mel, 40, rng)
+    assert len(segment.f0_F) == 40 and not segment.samples_S[600:].any() and not segment.f0_F[15:].any()
     with pytest.raises(DataError) as empty:
-        make_example(np.zeros(0), mel, 40)
+        draw_segment(np.zeros(0), mel, 40, rng)
     assert empty.value.reason == "empty_audio"
     with pytest.raises(DataError) as nan:
-        make_example(np.full(6000, np.inf), mel, 40)
+        draw_segment(np.full(6000, np.inf), mel, 40, rng)
     assert nan.value.reason == "nan_audio"
 
 
 @pytest.mark.slow
 def test_overfits_one_voiced_sound_and_follows_the_pitch() -> None:
-    loss = VocoderLossConfig(stft_sizes=[128, 256, 512], mel_weight=5.0, stft_weight=15.0)
-    trainer = make_trainer(train_config(loss))
-    example = make_example(voice(), MelSpectrogram(MEL), 40)
+    model = make_model(VocoderLossConfig(stft_sizes=[128, 256, 512], mel_weight=5.0, stft_weight=15.0))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, (0.8, 0.99))
+    samples_S = torch.from_numpy(voice()).float()
+    mel_FM, f0_F = MelSpectrogram(MEL).extract(samples_S), torch.from_numpy(track_pitch(voice(), MEL.sample_rate, MEL.hop))
 
     @torch.no_grad()
     def loss_of_whole(f0_F: Tensor) -> float:
-        output = trainer.vocoder(example.mel_FM[None], f0_F[None], [torch.Generator().manual_seed(0)])
-        return trainer.loss.stft(output.samples_BS, example.samples_S[None]).item()
+        output = model.vocoder(mel_FM[None], f0_F[None], [torch.Generator().manual_seed(0)])
+        return model.loss.stft(output.samples_BS, samples_S[None]).item()
 
-    before = loss_of_whole(example.f0_F)
-    rng = np.random.default_rng(0)
-    for _ in range(250):
-        trainer.step(draw_segments([example] * 4, 40, rng))
-    after = loss_of_whole(example.f0_F)
-    assert after < 0.5 * before
-    assert loss_of_whole(1.2 * example.f0_F) > 1.5 * after  # the sines of the source carry the pitch
+    before = loss_of_whole(f0_F)
+    for step in range(250):
+        optimizer.zero_grad()
+        model(make_batch(seed=step))["total"].mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    assert loss_of_whole(f0_F) < 0.5 * before
+    assert loss_of_whole(1.2 * f0_F) > 1.5 * loss_of_whole(f0_F)  # the sines of the source carry the pitch
     with torch.no_grad():
-        error_F = trainer.vocoder(example.mel_FM[None]).f0_BF[0] - example.f0_F
-    assert error_F[example.f0_F > 0].abs().median() < 10.0  # of a glide from 122 to 185 Hz
+        error_F = model.vocoder(mel_FM[None]).f0_BF[0] - f0_F
+    assert error_F[f0_F > 0].abs().median() < 10.0  # of a glide from 122 to 185 Hz
 
 
-def test_discriminators_are_trained_against_the_vocoder() -> None:
-    trainer = make_trainer(train_config(JUDGED, lr=1e-3))
-    assert trainer.discriminators is not None
-    example = make_example(voice(), MelSpectrogram(MEL), 40)
-    batch = draw_segments([example] * 4, 40, np.random.default_rng(0))
-    before = [parameter.clone() for parameter in trainer.discriminators.parameters()]
-    shown = trainer.step(batch)
-    assert set(shown) == {"total", "mel", "stft", "f0", "adversarial", "features", "judge"}
-    assert all(math.isfinite(value) and value > 0 for value in shown.values())
-    weighted = 45 * shown["mel"] + shown["stft"] + shown["f0"] + shown["adversarial"] + 2 * shown["features"]
-    assert shown["total"] == pytest.approx(weighted, rel=1e-5)
-    assert all(not torch.equal(a, b) for a, b in zip(before, trainer.discriminators.parameters(), strict=True))
-    first = shown["judge"]
-    for _ in range(15):
-        shown = trainer.step(batch)
-    assert shown["judge"] < first
+def test_the_total_is_both_sides_of_the_game() -> None:
+    losses = make_model(JUDGED)(make_batch())
+    assert list(losses) == ["total", "mel", "stft", "f0", "adversarial", "features", "judge"]
+    assert all(part.shape == (4,) and torch.isfinite(part).all() and (part > 0).all() for part in losses.values())
+    weighted = 45 * losses["mel"] + losses["stft"] + losses["f0"] + losses["adversarial"] + 2 * losses["features"]
+    torch.testing.assert_close(losses["total"], weighted + losses["judge"])
 
 
-def test_the_vocoders_step_leaves_no_gradient_in_the_discriminators() -> None:
-    trainer = make_trainer(train_config(JUDGED))
-    assert trainer.discriminators is not None and trainer.judge_optimizer is not None
-    judges = list(trainer.discriminators.parameters())
-    own: list[Tensor] = []
-    trainer.judge_optimizer.register_step_post_hook(lambda *_: own.extend(judge.grad.clone() for judge in judges))
-    trainer.step(draw_segments([make_example(voice(), MelSpectrogram(MEL), 40)] * 2, 40, np.random.default_rng(0)))
-    assert len(own) == len(judges)
-    assert all(torch.equal(grad, judge.grad) and judge.requires_grad for grad, judge in zip(own, judges, strict=True))
+def test_each_side_learns_from_its_own_loss_alone() -> None:
+    model, batch = make_model(JUDGED), make_batch()
+    assert model.discriminators is not None
+    judges, speaker = list(model.discriminators.parameters()), list(model.vocoder.parameters())
+    losses = model(batch)
+    grads = {
+        name: torch.autograd.grad(losses[name].sum(), [*judges, *speaker], retain_graph=True, allow_unused=True)
+        for name in ("total", "judge", "adversarial", "features")
+    }
+    assert all(
+        grad is not None and torch.equal(grad, own) for grad, own in zip(grads["total"], grads["judge"][: len(judges)], strict=False)
+    )
+    assert all(grad is None for grad in grads["judge"][len(judges) :])
+    for name in ("adversarial", "features"):
+        assert all(grad is None for grad in grads[name][: len(judges)])
+        assert sum(grad is not None and bool(grad.any()) for grad in grads[name][len(judges) :]) > 0.8 * len(speaker)
+    assert all(judge.requires_grad for judge in judges)
 
 
-@pytest.mark.parametrize("loss", [None, JUDGED], ids=["plain", "adversarial"])
-def test_resumed_training_takes_the_same_steps(loss: VocoderLossConfig | None) -> None:
-    cfg = train_config(loss, lr=1e-3)
-    batch = draw_segments([make_example(voice(), MelSpectrogram(MEL), 40)] * 2, 40, np.random.default_rng(0))
-    first = make_trainer(cfg)
-    for _ in range(3):
-        first.step(batch)
-    second = make_trainer(cfg, seed=5)
-    second.vocoder.load_state_dict(first.vocoder.state_dict())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))  # a file would not share tensors
-    for _ in range(2):
-        torch.manual_seed(11)
-        expected = first.step(batch)
-        torch.manual_seed(11)
-        assert second.step(batch) == expected
+def test_discriminators_that_are_not_trained_stay_so() -> None:
+    model = make_model(JUDGED)
+    assert model.discriminators is not None
+    model.discriminators.requires_grad_(False)
+    model(make_batch())["total"].sum().backward()
+    assert all(judge.grad is None and not judge.requires_grad for judge in model.discriminators.parameters())
 
 
-def test_a_broken_gradient_stops_training_before_the_weights() -> None:
-    trainer = make_trainer(train_config())
-    batch = draw_segments([make_example(voice(), MelSpectrogram(MEL), 40)] * 2, 40, np.random.default_rng(0))
-    before = {key: value.clone() for key, value in trainer.vocoder.state_dict().items()}
-    with pytest.raises(FloatingPointError, match="step 0"):
-        trainer.step(batch._replace(f0_BF=batch.f0_BF * float("nan")))
-    assert all(torch.equal(value, before[key]) for key, value in trainer.vocoder.state_dict().items())
+def test_evaluation_leaves_the_discriminators_out_and_predicts_the_pitch() -> None:
+    model, batch = make_model(JUDGED).eval(), make_batch()
+    with torch.no_grad():
+        losses, again = model(batch), model(batch)
+        output = model.vocoder(batch.mel_BFM, None, batch.generators())
+    assert list(losses) == ["total", "mel", "stft", "f0"] and torch.equal(losses["total"], again["total"])
+    torch.testing.assert_close(losses["total"], model.loss(output, batch.samples_BS, batch.f0_BF)[0])

@@ -12,15 +12,32 @@ from osum_echat.audio.io import write_wav
 from osum_echat.text.tokenizer import train_sentencepiece
 
 
-@pytest.fixture(scope="session")
-def fakes() -> ModuleType:
-    """The module fakes.py beside this file (tests are imported by path, so it is no package)."""
-    spec = importlib.util.spec_from_file_location("train_fakes", Path(__file__).with_name("fakes.py"))
+def _load(name: str) -> ModuleType:
+    """A module beside this file (tests are imported by path, so it is no package)."""
+    spec = importlib.util.spec_from_file_location(f"train_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["train_fakes"] = module
+    sys.modules[f"train_{name}"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """The module fakes.py."""
+    return _load("fakes")
+
+
+@pytest.fixture(scope="session")
+def voices() -> ModuleType:
+    """The module voices.py."""
+    return _load("voices")
+
+
+@pytest.fixture(scope="session")
+def voice_runs(voices: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with flow.yaml and vocoder.yaml."""
+    return voices.make_runs(tmp_path_factory.mktemp("voices"))
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,10 @@ class FakeBatch:
     num_supervised: int
     num_ctc: int = 0
 
+    @property
+    def num_positions(self) -> int:
+        return len(self.ids_T)
+
     def to(self, device: torch.device) -> FakeBatch:
         return self
 
@@ -90,6 +94,7 @@ class FakeObjective:
     """Cross-entropy sums."""
 
     ctc_weight = 0.3
+    names = ("ce",)
 
     def losses(self, model: nn.Module, batch: FakeBatch) -> LossSums:
         ce = nn.functional.cross_entropy(model(batch), batch.labels_T, ignore_index=-100, reduction="sum")

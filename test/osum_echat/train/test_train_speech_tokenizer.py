@@ -128,11 +128,12 @@ def test_commitment_is_weighted_as_configured(tokenizer_yaml):
 def test_it_starts_from_the_encoder_of_a_language_model(tiny_run, tokenizer_yaml, tmp_path):
     echat = make_model(load_config(tiny_run / "tiny.yaml", ["seed=5"]), None, Console(quiet=True))
     torch.save(echat.state_dict(), tmp_path / "final.pt")
-    own = ["down", "up", "layers", "after_norm", "head"]
+    own = ["norm", "down", "up"]
     cfg = load_run(tokenizer_yaml, [f"train.init_allow_missing={json.dumps(own)}"])
     model = make_model(cfg, str(tmp_path / "final.pt"), Console(quiet=True))
     weights = echat.encoder.state_dict()
     assert weights and all(torch.equal(value, weights[name]) for name, value in model.encoder.state_dict().items())
+    assert torch.equal(model.ctc.weight, echat.ctc.weight)
 
 
 @pytest.mark.parametrize(

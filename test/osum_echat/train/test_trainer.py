@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from osum_echat.errors import CheckpointError, DataError
 from osum_echat.train.checkpoint import load_file
@@ -76,6 +78,17 @@ def test_step_rows_hold_loss_and_keys(fakes, tmp_path):
     assert [row["lr"] for row in train[:3]] == pytest.approx([0.02 / 3, 0.04 / 3, 0.02])
     epoch = [row for row in rows_of(tmp_path) if row["split"] == "epoch"]
     assert epoch[0]["drops"] == {"too_long": {"asr": 1}} and epoch[0]["steps"] == 5
+
+
+def test_a_run_that_ends_inside_an_epoch_reports_its_drops(fakes, tmp_path):
+    console = Console(file=StringIO(), width=200)
+    trainer = fakes.make_trainer(tmp_path, fakes.make_config(max_steps=7))
+    trainer.console = console
+    trainer.run()
+    epochs = [row for row in rows_of(tmp_path) if row["split"] == "epoch"]
+    assert [(row["epoch"], row["steps"], row["drops"]) for row in epochs] == [(n, k, {"too_long": {"asr": 1}}) for n, k in ((0, 5), (1, 2))]
+    text = console.file.getvalue()
+    assert "epoch 0 done" in text and "epoch 1 so far: 2 steps" in text and text.count("key x: too long") == 2
 
 
 def test_accumulation_equals_one_large_batch(fakes, tmp_path):

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The steps that the stages of run.sh are made of; sourced by it, uses its variables. Each skips what is done (tools/stages.sh).
+#
+#   train_model NAME INIT LIST...       conf/NAME.yaml on data/LIST.list ..., from the checkpoint INIT or from nothing, into exp/NAME
+#                                       (dev="LIST ..." before it: which lists are scored meanwhile)
+#   decode_with RUN LIST TASK OUT       answers of exp/RUN to a list (a fifth word: which audio of a row is heard)
+#   speak_and_listen LIST DIR           speech tokens to DIR/speech, what the model of 1d hears there to DIR/heard
+#   score_speech PREFIX LIST DIR ...    scores of that; more words are options of `osum-echat score speech`
+
+sharded="train_asr train_asr_p dev" # lists that stage 3 writes as shards; the others are read as they are
+list_settings() { # data.train or data.dev, then names of lists
+  local where=$1 number=0 name; shift
+  for name in "$@"; do
+    if [ "$data_type" = shard ] && [[ " $sharded " = *" $name "* ]]; then
+      settings_of_lists+=("$where.$number.kind=shard" "$where.$number.list=$data/shards/$name/data.list")
+    else
+      settings_of_lists+=("$where.$number.kind=raw" "$where.$number.list=$data/$name.list")
+    fi
+    number=$((number + 1))
+  done
+}
+
+train_model() { # name of the YAML, checkpoint to start from (or nothing), then the names of the training lists; $dev: those of the dev lists
+  local conf=$1 init=$2; shift 2
+  local dir=$exp/$conf item args=() settings_of_lists=()
+  local lists=("${@/#/$data/}")
+  list_settings data.train "$@"
+  # shellcheck disable=SC2086 # words
+  list_settings data.dev ${dev:-dev}
+  case $conf in 1_speech_tokenizer | 2_*) ;; *) args+=(--set tokenizer.path="$data/tokenizer.model") ;; esac
+  for item in "${settings_of_lists[@]}" "${settings[@]}"; do args+=(--set "$item"); done
+  if [ -n "$init" ]; then args+=(--init "$init"); fi
+  local made_from=(conf/base.yaml "conf/$conf.yaml" "${args[@]}" "$init" "${lists[@]/%/.list}")
+  if ! is_trained "$dir" "${made_from[@]}"; then
+    log "training $dir"
+    launch osum_echat.bin.train --config "conf/$conf.yaml" --dir "$dir" "${args[@]}"
+    mark_done "$dir" "${made_from[@]}"
+  fi
+}
+
+decode_with() { # run directory, list, task, where to
+  if is_done "$4" "$1/final.pt" "$2"; then return; fi
+  if [ -e "$4/.done" ]; then rm -rf "$4"; fi # of another model or list; an unfinished one goes on
+  python -m osum_echat.bin.decode --config "$1/train.yaml" --checkpoint "$1/final.pt" --list "$2" --task "$3" --out "$4" --audio "${5:-wav}"
+  mark_done "$4" "$1/final.pt" "$2"
+}
+
+speak_and_listen() { # list with speech tokens, folder: its sound goes to <folder>/speech, what the model of 1d hears in it to <folder>/heard
+  local made_from=("$exp/2_flow/final.pt" "$exp/2_vocoder/final.pt" "$1")
+  if ! is_done "$2/speech" "${made_from[@]}"; then
+    if [ -e "$2/speech/.done" ]; then rm -rf "$2/speech"; fi
+    python -m osum_echat.bin.main synthesize --list "$1" --flow "$exp/2_flow" --vocoder "$exp/2_vocoder" --out "$2/speech"
+    mark_done "$2/speech" "${made_from[@]}"
+  fi
+  decode_with "$exp/1d_full_label" "$2/speech/data.list" asr "$2/heard"
+}
+
+score_speech() { # prefix of the scores, list, folder of speak_and_listen, more options
+  local prefix=$1 list=$2 folder=$3; shift 3
+  python -m osum_echat.bin.main score speech --ref "$list" --synthesized "$folder/speech" --heard "$folder/heard" --prefix "$prefix" \
+    --results "$exp/results.json" "$@"
+}
