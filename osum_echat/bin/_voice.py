@@ -10,8 +10,9 @@ import numpy as np
 from osum_echat.audio.io import encode_pcm16
 from osum_echat.errors import UserError
 from osum_echat.files import write_atomic
-from osum_echat.generate.voice import Hops, Synthesizer
-from osum_echat.train import assemble
+from osum_echat.generate.voice import Hops
+from osum_echat.token2wav.stream import Token2wav
+from osum_echat.train.assemble import load_token2wav
 
 FLOW, VOCODER = "2_flow", "2_vocoder"
 
@@ -22,13 +23,13 @@ def add_voice_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocoder", type=Path, help=f"run directory of the vocoder (default: {VOCODER} beside --dir)")
 
 
-def load_voice(args: argparse.Namespace, codebook_size: int) -> tuple[Synthesizer, Hops]:
+def load_voice(args: argparse.Namespace, codebook_size: int) -> tuple[Token2wav, Hops]:
     """The synthesiser, and the hops its flow works in."""
     folders = {"flow": args.flow or args.dir.parent / FLOW, "vocoder": args.vocoder or args.dir.parent / VOCODER}
     for name, folder in folders.items():
         if not (folder / "train.yaml").is_file() or not (folder / "final.pt").exists():
             raise UserError(f"--{name} {folder}: no finished training of a {name} there (train.yaml, final.pt); recipes make it in stage 2")
-    voice = assemble.load_token2wav(folders["flow"], folders["vocoder"], args.device)
+    voice = load_token2wav(folders["flow"], folders["vocoder"], args.device)
     theirs = voice.flow.cfg.codebook_size
     if theirs != codebook_size:
         raise UserError(f"--dir {args.dir} says codes of a codebook of {codebook_size}, --flow {folders['flow']} reads one of {theirs}")

@@ -72,8 +72,9 @@ table.heat td small{display:block;opacity:.75;font-size:11px}
 .spans{display:flex;align-items:center;gap:10px;margin:6px 0}
 .spans>span{width:32px;color:var(--dim);font-size:13px}
 .spans>div{display:flex;flex:1;height:24px;border-radius:5px;overflow:hidden}
-.spans i{font:12px/24px system-ui,sans-serif;color:#fff;text-align:center;overflow:hidden;min-width:2px}
-.b0{background:#3b82f6}.b1{background:#b45309}.b2{background:#047857}.b3{background:#b91c1c}
+.spans i{font:12px/24px system-ui,sans-serif;color:#0b1220;text-align:center;overflow:hidden;min-width:2px}
+.b0{background:#3b82f6}.b1{background:#f59e0b}.b2{background:#10b981}.b3{background:#ef4444}
+.cards+figure{margin:12px 0}
 details{padding:8px 14px;margin-top:10px}
 summary{cursor:pointer}
 pre{white-space:pre-wrap;word-break:break-word;font-size:12.5px;margin:6px 0}

@@ -1,6 +1,8 @@
 """A tiny random model with its tokenizer and configuration, and a list of noise to decode."""
 
 import json
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,15 @@ import pytest
 import torch
 
 from osum_echat.audio.io import write_wav
-from osum_echat.config import RunConfig, save_config
+from osum_echat.config import DataConfig, FlowRun, RunConfig, SourceConfig, TrainConfig, VocoderRun, save_config
+from osum_echat.config_token2wav import EstimatorConfig, FlowConfig, MelConfig, TokenEncoderConfig, VocoderConfig
 from osum_echat.model.build import build_model
 from osum_echat.model.echat import EChat
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tags import ALL_TAGS
 from osum_echat.text.tokenizer import train_sentencepiece
+from osum_echat.token2wav.flow import Flow
+from osum_echat.token2wav.vocoder_training import VocoderTraining
 
 SECONDS = (0.5, 1.1, 0.3, 0.8, 0.4)
 
@@ -71,3 +76,32 @@ def run_dir(run_config: RunConfig, model: EChat, tmp_path_factory: pytest.TempPa
     save_config(run_config, folder / "train.yaml")
     torch.save(model.state_dict(), folder / "final.pt")
     return folder
+
+
+@pytest.fixture(scope="session")
+def token2wav_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Directories `flow` and `vocoder` with random weights, for a codebook of the given size."""
+
+    def write_run(folder: Path, cfg: FlowRun | VocoderRun, model: torch.nn.Module) -> None:
+        folder.mkdir()
+        save_config(cfg, folder / "train.yaml")
+        torch.save(model.state_dict(), folder / "final.pt")
+
+    @lru_cache
+    def make(codebook_size: int) -> Path:
+        folder, mel = tmp_path_factory.mktemp("token2wav"), MelConfig(num_mels=8)
+        common = {"mel": mel, "data": DataConfig(train=[SourceConfig(list="none")]), "train": TrainConfig(max_steps=1)}
+        encoder = TokenEncoderConfig(width=16, num_layers=1, num_heads=2, ffn_width=16)
+        estimator = EstimatorConfig(channels=[16], num_blocks=1, num_mid_blocks=0, num_heads=2, head_dim=8)
+        flow = FlowConfig(codebook_size=codebook_size, num_mels=8, speaker_width=4, encoder=encoder, estimator=estimator)
+        vocoder = VocoderConfig(
+            causal=True, channels=16, upsample_rates=[8, 5], upsample_kernels=[16, 9], resblock_kernels=[3], resblock_dilations=[1],
+            source_kernels=[3, 3], istft_n_fft=48, istft_hop=12, f0_channels=8, num_harmonics=2,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        write_run(folder / "flow", FlowRun(model=flow, **common), Flow(flow))
+        cfg = VocoderRun(model=vocoder, **common)
+        write_run(folder / "vocoder", cfg, VocoderTraining(cfg))
+        return folder
+
+    return make

@@ -5,46 +5,21 @@ import json
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from osum_echat.bin import synthesize
-from osum_echat.config import DataConfig, FlowRun, SourceConfig, TrainConfig, VocoderRun, save_config
-from osum_echat.config_token2wav import EstimatorConfig, FlowConfig, MelConfig, TokenEncoderConfig, VocoderConfig
+from osum_echat.config import DataConfig, SourceConfig, TrainConfig, VocoderRun, save_config
+from osum_echat.config_token2wav import MelConfig, VocoderConfig
 from osum_echat.data.source import read_raw_list
 from osum_echat.errors import ConfigError, DataError
 from osum_echat.generate.runner import PARTIAL
-from osum_echat.token2wav.flow import Flow
 from osum_echat.token2wav.stream import Token2wav
-from osum_echat.token2wav.vocoder_training import VocoderTraining
 from osum_echat.train.assemble import load_token2wav
-
-MEL = MelConfig(num_mels=8)
-
-
-def write_run(folder, cfg, model):
-    folder.mkdir()
-    save_config(cfg, folder / "train.yaml")
-    torch.save(model.state_dict(), folder / "final.pt")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(token2wav_runs):
     """Directories flow and vocoder with random weights."""
-    folder = tmp_path_factory.mktemp("token2wav")
-    common = {"mel": MEL, "data": DataConfig(train=[SourceConfig(list="none")]), "train": TrainConfig(max_steps=1)}
-    flow = FlowConfig(
-        codebook_size=50, num_mels=8, speaker_width=4, encoder=TokenEncoderConfig(width=16, num_layers=1, num_heads=2, ffn_width=16),
-        estimator=EstimatorConfig(channels=[16], num_blocks=1, num_mid_blocks=0, num_heads=2, head_dim=8),
-    )  # fmt: skip
-    vocoder = VocoderConfig(
-        causal=True, channels=16, upsample_rates=[8, 5], upsample_kernels=[16, 9], resblock_kernels=[3], resblock_dilations=[1],
-        source_kernels=[3, 3], istft_n_fft=48, istft_hop=12, f0_channels=8, num_harmonics=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    write_run(folder / "flow", FlowRun(model=flow, **common), Flow(flow))
-    cfg = VocoderRun(model=vocoder, **common)
-    write_run(folder / "vocoder", cfg, VocoderTraining(cfg))
-    return folder
+    return token2wav_runs(50)
 
 
 def rows():

@@ -4,20 +4,27 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from osum_echat.audio.io import read_native
 from osum_echat.bin import _voice, chat, tts
+from osum_echat.bin._model import open_run
 from osum_echat.config import RunConfig
 from osum_echat.generate.decoder import generate
+from osum_echat.generate.reply import Reply
 from osum_echat.generate.requests import RequestEncoder
+from osum_echat.generate.session import DialogueSession
+from osum_echat.generate.voice import Hops
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import TASKS
+from osum_echat.train.assemble import load_token2wav
 from osum_echat.utterance import Utterance
 
 QUICK = ["--max_new", "7", "--max_speech", "30", "--device", "cpu"]
@@ -54,7 +61,7 @@ def tones(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Tones:
         (run_dir.parent / name).mkdir(exist_ok=True)
         for file in ("train.yaml", "final.pt"):
             (run_dir.parent / name / file).touch()
-    monkeypatch.setattr(_voice.assemble, "load_token2wav", lambda flow, vocoder, device: voice, raising=False)
+    monkeypatch.setattr(_voice, "load_token2wav", lambda flow, vocoder, device: voice)
     return voice
 
 
@@ -185,6 +192,29 @@ def test_what_cannot_be_said_is_refused(
 ) -> None:  # fmt: skip
     assert run(tts, monkeypatch, *arguments, "--dir", run_dir, "--out", tmp_path / "x.wav", *QUICK) == 2
     assert told in capsys.readouterr().err and not (tmp_path / "x.wav").exists()
+
+
+def test_the_real_voice_speaks_with_the_hops_of_its_flow(
+    run_dir: Path, noise_list: Path, token2wav_runs: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Flow and vocoder with random weights, a model that never ends its speech: the reply in hops is the reply in one piece."""
+    runs, talker = token2wav_runs(8), tmp_path / "model"
+    shutil.copytree(run_dir, talker)
+    weights = torch.load(run_dir / "final.pt", weights_only=True)
+    weights["speech.head.bias"][8] -= 1e6
+    torch.save(weights, talker / "final.pt")
+    wav, voice = noise_list.parent / "u0.wav", ["--flow", runs / "flow", "--vocoder", runs / "vocoder"]
+    assert run(chat, monkeypatch, wav, "--dir", talker, *voice, "--out", tmp_path / "a.wav", *QUICK, "--max_speech", 60) == 0
+    samples, rate = read_native(str(tmp_path / "a.wav"))
+    assert rate == 24000 and len(samples) == 60 * 960 and "cut off" in capsys.readouterr().out
+    config, model = open_run(talker, "cpu", "float32")
+    encoder, token2wav = RequestEncoder(config, TASKS["s2s_interleaved"]), load_token2wav(runs / "flow", runs / "vocoder")
+    plan = encoder.plan(max_new=7, max_speech=60)
+    session = DialogueSession(model, encoder, plan, synthesizer=token2wav, hops=Hops(500, 500))
+    whole_S = Reply(session.reply(Utterance("turn1", wav=str(wav)))).samples_S
+    np.testing.assert_allclose(samples, whole_S, atol=2e-3)
+    assert np.abs(samples).max() > 0.01
 
 
 def test_sampling_settings_of_decode_are_those_of_the_verbs(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
