@@ -179,6 +179,9 @@ class FlowConfig(Section):
     sigma_min: float = Field(1e-6, ge=0, lt=1, description="Standard deviation around the target at time 1.")
     condition_drop: Probability = Field(0.2, description="Share of training rows without any condition, for guidance.")
     prompt_rate: Rate = Field(0.5, description="Share of training rows that see the beginning of their mel.")
+    prior_weight: float = Field(
+        0.0, ge=0, description="Weight of the squared error of the token condition itself against the mel: the flow then starts from a guess."
+    )
     prompt_share: Probability = Field(0.3, description="Longest such beginning, as a share of the row.")
     encoder: TokenEncoderConfig = Field(default_factory=TokenEncoderConfig, description="Token encoder.")
     estimator: EstimatorConfig = Field(default_factory=EstimatorConfig, description="Velocity estimator.")

@@ -97,12 +97,13 @@ class FrameNorm(nn.GroupNorm):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, norm, Mish."""
+    """Convolution, norm, Mish; SiLU in the causal form, which trains as well and whose gradient is several times faster on a CPU."""
 
     def __init__(self, in_channels: int, out_channels: int, num_groups: int, causal: bool) -> None:
         super().__init__()
         self.conv = TimeConv(in_channels, out_channels, causal)
         self.norm = FrameNorm(num_groups, out_channels, causal)
+        self.activation = F.silu if causal else F.mish
 
     def forward(self, x_BCF: Tensor, scope: Scope) -> Tensor:
-        return F.mish(self.norm(self.conv(x_BCF, scope), scope))
+        return self.activation(self.norm(self.conv(x_BCF, scope), scope))

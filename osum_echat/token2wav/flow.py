@@ -12,6 +12,7 @@ Left out: waveforms (vocoder.py), the training loop, the speech boundary id (it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,8 +104,16 @@ def check_codes(tokens_T: Tensor, codebook_size: int) -> None:
         )
 
 
+class FlowLoss(NamedTuple):
+    """Of each row: squared error of the velocity, number of values, and squared error of the condition as a guess of the mel."""
+
+    velocity_B: Tensor
+    count_B: Tensor
+    prior_B: Tensor
+
+
 class Flow(nn.Module):
-    """``forward(batch, draws) -> (loss sum, count) of each row``; ``synthesize`` is the offline synthesis, flow_stream.py the other one."""
+    """``forward(batch, draws) -> FlowLoss``; ``synthesize`` is the offline synthesis, flow_stream.py the other one."""
 
     def __init__(self, cfg: FlowConfig) -> None:
         super().__init__()
@@ -140,8 +149,8 @@ class Flow(nn.Module):
         keep_B = (keep_B >= cfg.condition_drop).float()
         return FlowDraws(cosine_time(t_B).to(self.device), noise_BFM.to(self.device), keep_B.to(self.device), grid)
 
-    def forward(self, batch: FlowBatch, draws: FlowDraws) -> tuple[Tensor, Tensor]:
-        """Squared error of the velocity, a row's (float32 sum, number of values). Causal: the mel has the tokens' frames (`fit_mel`)."""
+    def forward(self, batch: FlowBatch, draws: FlowDraws) -> FlowLoss:
+        """Float32 sums over the real frames. Causal: mel lengths must be those of the tokens (``fit_mel``)."""
         cfg = self.cfg
         lens_B, prompt_B = batch.mel_lens_B, draws.grid.prompt_B
         if cfg.causal and not torch.equal(lens_B, batch.token_lens_B * int(cfg.frames_per_token)):
@@ -154,7 +163,9 @@ class Flow(nn.Module):
         condition = Condition(mu_BFM, self.speaker(batch.speaker_BS), target_BFM * given_BF.unsqueeze(2)).kept(draws.keep_B)
         point_BFM, velocity_BFM = path(target_BFM, draws.noise_BFM, draws.t_B, cfg.sigma_min)
         predicted_BFM = self.estimator(point_BFM, condition.mu_BFM, condition.speaker_BM, condition.prompt_BFM, draws.t_B, scope)
-        return squared_error(predicted_BFM, velocity_BFM, lens_B)
+        # https://arxiv.org/abs/2105.06337: a condition that is near the mel by itself teaches the encoder sooner than the velocity does
+        prior_B, _ = squared_error(mu_BFM, target_BFM, lens_B)
+        return FlowLoss(*squared_error(predicted_BFM, velocity_BFM, lens_B), prior_B)
 
     @torch.no_grad()
     def synthesize(

@@ -59,7 +59,7 @@ ARCHS: dict[str, Arch] = {
     "flow": Arch(
         model=lambda cfg: Flow(cfg.model),
         encoder=lambda cfg: FlowEncoder(cfg.model, cfg.mel),
-        objective=lambda cfg: FlowObjective(),
+        objective=lambda cfg: FlowObjective(cfg.model.prior_weight),
         largest_batch=largest_flow_batch,
     ),
     "vocoder": Arch(

@@ -12,20 +12,24 @@ from osum_echat.train.objective import LossSums
 
 
 class FlowObjective:
-    """Squared error of the velocity, over mel values."""
+    """Squared error of the velocity, and that of the condition as a guess of the mel, over mel values."""
 
     ctc_weight = 0.0
-    names: tuple[str, ...] = ("mse",)
+    names: tuple[str, ...] = ("total", "velocity", "prior")
+
+    def __init__(self, prior_weight: float) -> None:
+        self.prior_weight = prior_weight
 
     def losses(self, model: Flow, batch: FlowTrainBatch) -> LossSums:
-        """Differentiable sums."""
-        loss_B, _ = model(batch, model.draw(batch, batch.generators()))
-        return LossSums(loss_B.sum(), loss_B.new_zeros(()))
+        """Differentiable sums, and both parts for the log."""
+        loss = model(batch, model.draw(batch, batch.generators()))
+        velocity, prior = loss.velocity_B.sum(), loss.prior_B.sum()
+        return LossSums(velocity + self.prior_weight * prior, torch.zeros_like(prior), (velocity.detach(), prior.detach()))
 
     def scores(self, model: Flow, batch: FlowTrainBatch) -> dict[str, torch.Tensor]:
-        """Per task [loss sum, mel values]; the draws of a dev row are the same in every evaluation."""
-        loss_B, count_B = model(batch, model.draw(batch, batch.generators()))
-        return sums_by_task(batch.tasks, torch.stack((loss_B, count_B.to(loss_B)), 1))
+        """Per task [squared error of the velocity, mel values]; the draws of a dev row are the same in every evaluation."""
+        loss = model(batch, model.draw(batch, batch.generators()))
+        return sums_by_task(batch.tasks, torch.stack((loss.velocity_B, loss.count_B.to(loss.velocity_B)), 1))
 
 
 class VocoderObjective:

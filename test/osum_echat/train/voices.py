@@ -16,6 +16,7 @@ FLOW = {
     "num_mels": 20,
     "speaker_width": 4,
     "left_tokens": 12,
+    "prior_weight": 0.5,
     "encoder": {"width": 16, "num_layers": 1, "num_heads": 2, "ffn_width": 24, "dropout": 0.0},
     "estimator": {"channels": [16], "num_blocks": 1, "num_mid_blocks": 1, "num_heads": 2, "head_dim": 8},
     "sampling": {"num_steps": 3, "first_hop_tokens": 8, "hop_tokens": 10},
