@@ -169,6 +169,7 @@ class AugmentConfig(Section):
     """Augmentation while training; everything is off by default."""
 
     speed: list[Annotated[float, Field(gt=0.1, lt=10)]] = Field([1.0], min_length=1, description="Speed factors; one is drawn per row.")
+    channel_db: float = Field(0.0, ge=0, description="Random frequency response: gains within so many dB either way; 0 for none.")
     noise_snr_db: tuple[float, float] | None = Field(None, description="Range of the signal-to-noise ratio of added noise.")
     volume_db: tuple[float, float] | None = Field(None, description="Range of the gain.")
     spec_time_masks: NonNegative = Field(0, description="SpecAugment: time masks per utterance.")

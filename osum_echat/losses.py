@@ -1,10 +1,13 @@
 """Losses of training: joint cross-entropy at supervised positions, CTC, and the accuracy shown in logs. All return (sum, count).
 
-The joint cross-entropy runs over one softmax of text and speech ids. The full (T, V) logits of 2,800 positions and 156,033 classes
-would take gigabytes several times over; here the output layer is applied only where there is a label, a chunk of rows at a time, and the
-gradients are formed in the same pass while the chunk's logits are in memory: no full logits, no recomputation.
+The joint cross-entropy compares a text id with the text ids and a speech id with the speech ids: in decoding the schedule says whose turn
+it is, and only the head of that sort is asked. So a speech token never costs the columns of the text vocabulary, nor the other way round.
+(The reference code has one softmax over both for tasks that speak.) The full (T, V) logits of 2,800 positions and 156,033 classes would
+take gigabytes several times over; here a head is applied only where it has a label, a chunk of rows at a time, and the gradients are
+formed in the same pass while the chunk's logits are in memory: no full logits, no recomputation.
 
-Shape legend: T packed positions, R supervised rows, D width, V text classes, C speech classes, E packed encoder frames, B utterances.
+Shape legend: T packed positions, R rows with a label of one sort, D width, V text classes (or classes of a head), C speech classes,
+E packed encoder frames, B utterances.
 
 Left out: label smoothing.
 """
@@ -39,28 +42,24 @@ class _Scratch:
         return buffer[:size].view(*shape)
 
 
-class _OutputLayer:
-    """The joint output layer seen as slices of rows, so that no second tensor of the size of the weights ever exists.
+class _Head:
+    """An output layer seen as slices of rows, so that no second tensor of the size of the weight ever exists.
 
-    The text rows and the speech rows (with their bias) are consecutive columns of the logits. Gradient sums are None where a weight is
-    frozen.
+    Gradient sums are None where a weight is frozen.
     """
 
-    def __init__(self, weights: tuple[Tensor, Tensor], bias_C: Tensor, need_weights: Sequence[bool], need_bias: bool) -> None:
-        self.weights, self.bias_C = weights, bias_C
-        self.num_text, self.num_classes = weights[0].shape[0], weights[0].shape[0] + weights[1].shape[0]
-        self.grads = [torch.empty_like(weight) if need else None for weight, need in zip(weights, need_weights, strict=True)]
-        self.grad_bias_C = torch.zeros_like(bias_C, dtype=torch.float32) if need_bias else None
+    def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, need_weight: bool, need_bias: bool) -> None:
+        self.weight_VD, self.bias_V = weight_VD, bias_V
+        self.grad_VD = torch.empty_like(weight_VD) if need_weight else None
+        self.grad_bias_V = torch.zeros_like(weight_VD[:, 0], dtype=torch.float32) if need_bias else None
         self.scratch = _Scratch()
-        self._fresh = True  # the gradient tensors hold garbage until the first chunk has written them
+        self._fresh = True  # the gradient of the weight holds garbage until the first chunk has written it
 
-    def _slices(self) -> Iterator[tuple[Tensor, Tensor | None, slice]]:
-        """(rows of a weight, their gradient sum, their columns in the logits)."""
-        for weight, grad, offset in zip(self.weights, self.grads, (0, self.num_text), strict=True):
-            step = max(1, _SLICE_ELEMENTS[weight.device.type] // weight.shape[1])
-            for start in range(0, weight.shape[0], step):
-                stop = min(start + step, weight.shape[0])
-                yield weight[start:stop], None if grad is None else grad[start:stop], slice(offset + start, offset + stop)
+    def _slices(self) -> Iterator[slice]:
+        """Rows of the weight, which are columns of the logits."""
+        step = max(1, _SLICE_ELEMENTS[self.weight_VD.device.type] // self.weight_VD.shape[1])
+        for start in range(0, self.weight_VD.shape[0], step):
+            yield slice(start, start + step)
 
     def _cast(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         if weight.dtype == dtype:
@@ -68,22 +67,23 @@ class _OutputLayer:
         return self.scratch.get("weight", weight.shape, dtype, weight.device).copy_(weight)
 
     def logits(self, rows_RD: Tensor, out_RV: Tensor) -> None:
-        for weight, _, columns in self._slices():
-            torch.mm(rows_RD, self._cast(weight, rows_RD.dtype).t(), out=out_RV[:, columns])
-        out_RV[:, self.num_text :] += self.bias_C.to(out_RV.dtype)
+        for columns in self._slices():
+            torch.mm(rows_RD, self._cast(self.weight_VD[columns], rows_RD.dtype).t(), out=out_RV[:, columns])
+        if self.bias_V is not None:
+            out_RV += self.bias_V.to(out_RV.dtype)
 
     def backward(self, grad_RV: Tensor, rows_RD: Tensor, grad_rows_RD: Tensor | None) -> None:
         """Adds to the gradient sums of the weights and to ``grad_rows_RD`` (float32)."""
-        for weight, grad, columns in self._slices():
+        for columns in self._slices():
             piece = grad_RV[:, columns]
             if grad_rows_RD is not None:
                 product = self.scratch.get("rows", rows_RD.shape, piece.dtype, piece.device)
-                grad_rows_RD += torch.mm(piece, self._cast(weight, piece.dtype), out=product)
-            if grad is not None:
-                self._add_weight_gradient(grad, piece, rows_RD)
+                grad_rows_RD += torch.mm(piece, self._cast(self.weight_VD[columns], piece.dtype), out=product)
+            if self.grad_VD is not None:
+                self._add_weight_gradient(self.grad_VD[columns], piece, rows_RD)
         self._fresh = False
-        if self.grad_bias_C is not None:
-            self.grad_bias_C += grad_RV[:, self.num_text :].sum(0, dtype=torch.float32)
+        if self.grad_bias_V is not None:
+            self.grad_bias_V += grad_RV.sum(0, dtype=torch.float32)
 
     def _add_weight_gradient(self, grad: Tensor, piece: Tensor, rows_RD: Tensor) -> None:
         if grad.dtype == piece.dtype:
@@ -95,12 +95,10 @@ class _OutputLayer:
         else:
             grad += product
 
-    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        if self._fresh:
-            for grad in self.grads:
-                if grad is not None:
-                    grad.zero_()
-        return self.grads[0], self.grads[1], None if self.grad_bias_C is None else self.grad_bias_C.to(self.bias_C.dtype)
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        if self._fresh and self.grad_VD is not None:
+            self.grad_VD.zero_()
+        return self.grad_VD, None if self.grad_bias_V is None else self.grad_bias_V.to(self.weight_VD.dtype)
 
 
 def _softmax_minus_target_(logits_RV: Tensor, targets_R: Tensor, scratch: _Scratch) -> Tensor:
@@ -120,42 +118,55 @@ def _softmax_minus_target_(logits_RV: Tensor, targets_R: Tensor, scratch: _Scrat
     return loss
 
 
-class _JointCrossEntropy(torch.autograd.Function):
+class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows_RD: Tensor, targets_R: Tensor, text_VD: Tensor, speech_CD: Tensor, bias_C: Tensor, dtype: torch.dtype, chunk: int
+        ctx: Any, rows_RD: Tensor, targets_R: Tensor, weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype, chunk: int | None
     ) -> Tensor:
-        need_rows, _, need_text, need_speech, need_bias, *_ = ctx.needs_input_grad
-        layer = _OutputLayer((text_VD, speech_CD), bias_C, (need_text, need_speech), need_bias)
+        need_rows, _, need_weight, need_bias, *_ = ctx.needs_input_grad
+        head = _Head(weight_VD, bias_V, need_weight, need_bias)
         grad_RD = torch.zeros_like(rows_RD, dtype=torch.float32) if need_rows else None
-        buffer = torch.empty(min(chunk, rows_RD.shape[0]), layer.num_classes, dtype=dtype, device=rows_RD.device)
+        num_classes = weight_VD.shape[0]
+        chunk = chunk or max(16, _CHUNK_BYTES * 8 // (num_classes * torch.finfo(dtype).bits))
+        buffer = torch.empty(min(chunk, rows_RD.shape[0]), num_classes, dtype=dtype, device=rows_RD.device)
         loss = torch.zeros((), dtype=torch.float32, device=rows_RD.device)
         for start in range(0, rows_RD.shape[0], chunk):
             rows = rows_RD[start : start + chunk].to(dtype)
             logits_RV = buffer[: rows.shape[0]]
-            layer.logits(rows, logits_RV)
-            loss += _softmax_minus_target_(logits_RV, targets_R[start : start + chunk], layer.scratch)
-            layer.backward(logits_RV, rows, None if grad_RD is None else grad_RD[start : start + chunk])
-        ctx.grads = (None if grad_RD is None else grad_RD.to(rows_RD.dtype), *layer.finish())
+            head.logits(rows, logits_RV)
+            loss += _softmax_minus_target_(logits_RV, targets_R[start : start + chunk], head.scratch)
+            head.backward(logits_RV, rows, None if grad_RD is None else grad_RD[start : start + chunk])
+        ctx.grads = (None if grad_RD is None else grad_RD.to(rows_RD.dtype), *head.gradients())
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
             raise RuntimeError("joint_cross_entropy: its gradients are handed out once; a second backward needs a second forward")
-        rows, text, speech, bias = (None if grad is None else grad.mul_(grad_outputs[0]) for grad in ctx.grads)
+        rows, weight, bias = (None if grad is None else grad.mul_(grad_outputs[0]) for grad in ctx.grads)
         ctx.grads = None
-        return rows, None, text, speech, bias, None, None
+        return rows, None, weight, bias, None, None
+
+
+def _by_sort(
+    labels_T: Tensor, text_VD: Tensor, speech_CD: Tensor, speech_bias_C: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """For text and for speech: (places in T, targets as the head numbers them, weight, bias)."""
+    num_text = text_VD.shape[0]
+    text_R = ((labels_T != IGNORE) & (labels_T < num_text)).nonzero().squeeze(1)
+    speech_R = (labels_T >= num_text).nonzero().squeeze(1)
+    yield text_R, labels_T.index_select(0, text_R), text_VD, None
+    yield speech_R, labels_T.index_select(0, speech_R) - num_text, speech_CD, speech_bias_C
 
 
 def joint_cross_entropy(
     hidden_TD: Tensor, labels_T: Tensor, text_VD: Tensor, speech_CD: Tensor, speech_bias_C: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of joint ids at the positions whose label is not IGNORE.
+    """Cross-entropy of joint ids, each among those of its sort, at the positions whose label is not IGNORE.
 
     Args:
         hidden_TD: final hidden states; labels_T: joint output ids, already shifted (labels_T[t] is predicted from hidden_TD[t]).
-        text_VD, speech_CD, speech_bias_C: the output layer; those that do not require gradients cost nothing in backward.
+        text_VD, speech_CD, speech_bias_C: the heads; those that do not require gradients cost nothing in backward.
         chunk: rows of logits in memory at a time; None picks it from the memory of a row.
     Returns:
         (float32 sum of the losses, number of supervised positions as an int64 tensor). Under autocast the products run in its dtype.
@@ -164,14 +175,12 @@ def joint_cross_entropy(
         raise ValueError(f"joint_cross_entropy: {hidden_TD.shape[0]} hidden states but labels {tuple(labels_T.shape)}")
     kind = hidden_TD.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_TD.dtype
-    if chunk is None:
-        row_bytes = (text_VD.shape[0] + speech_CD.shape[0]) * torch.finfo(dtype).bits // 8
-        chunk = max(16, _CHUNK_BYTES // row_bytes)
-    index_R = (labels_T != IGNORE).nonzero().squeeze(1)
-    rows_RD, targets_R = hidden_TD.index_select(0, index_R), labels_T.index_select(0, index_R)
-    count = torch.tensor(index_R.shape[0], device=labels_T.device)
+    losses, count = [], 0
     with torch.autocast(kind, enabled=False):
-        return _JointCrossEntropy.apply(rows_RD, targets_R, text_VD, speech_CD, speech_bias_C, dtype, chunk), count
+        for index_R, targets_R, weight_VD, bias_V in _by_sort(labels_T, text_VD, speech_CD, speech_bias_C):
+            losses.append(_HeadCrossEntropy.apply(hidden_TD.index_select(0, index_R), targets_R, weight_VD, bias_V, dtype, chunk))
+            count += index_R.shape[0]
+    return losses[0] + losses[1], torch.tensor(count, device=labels_T.device)
 
 
 @torch.no_grad()
@@ -180,20 +189,18 @@ def score_positions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For dev sets, without gradients: (loss_R, correct_R, index_R), one entry a supervised position; ``index_R`` are its places in T.
 
-    ``correct_R`` is whether the argmax over the joint classes is the label: the token accuracy is its mean.
+    ``correct_R`` is whether the likeliest id of its sort is the label: the token accuracy is its mean.
     """
+    loss_T = torch.zeros(labels_T.shape, device=hidden_TD.device)
+    correct_T = torch.zeros(labels_T.shape, dtype=torch.bool, device=hidden_TD.device)
+    for index_R, targets_R, weight_VD, bias_V in _by_sort(labels_T, text_VD, speech_CD, speech_bias_C):
+        rows = max(16, _CHUNK_BYTES // (4 * weight_VD.shape[0]))
+        for index, targets in zip(index_R.split(rows), targets_R.split(rows), strict=True):
+            logits_RV = F.linear(hidden_TD.index_select(0, index), weight_VD, bias_V).float()
+            loss_T[index] = F.cross_entropy(logits_RV, targets, reduction="none")
+            correct_T[index] = logits_RV.argmax(1) == targets
     index_R = (labels_T != IGNORE).nonzero().squeeze(1)
-    losses, correct = [], []
-    num_classes = text_VD.shape[0] + speech_CD.shape[0]
-    for index in index_R.split(max(16, _CHUNK_BYTES // (4 * num_classes))):
-        rows_RD, targets_R = hidden_TD.index_select(0, index), labels_T.index_select(0, index)
-        speech_RC = F.linear(rows_RD, speech_CD, speech_bias_C)
-        logits_RV = torch.cat((F.linear(rows_RD, text_VD), speech_RC), 1).float()
-        losses.append(F.cross_entropy(logits_RV, targets_R, reduction="none"))
-        correct.append(logits_RV.argmax(1) == targets_R)
-    if not losses:
-        return hidden_TD.new_zeros(0, dtype=torch.float32), torch.zeros(0, dtype=torch.bool, device=hidden_TD.device), index_R
-    return torch.cat(losses), torch.cat(correct), index_R
+    return loss_T[index_R], correct_T[index_R], index_R
 
 
 def ctc_loss(logits_EC: Tensor, frame_lens: Sequence[int], ctc_ids: Tensor, ctc_lens_B: Tensor) -> tuple[Tensor, Tensor]:

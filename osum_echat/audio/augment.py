@@ -8,6 +8,8 @@ import numpy as np
 from osum_echat.audio.features import SAMPLE_RATE
 from osum_echat.audio.io import resample
 
+_CHANNEL_POINTS = 8
+
 
 def change_speed(samples_S: np.ndarray, speed: float) -> np.ndarray:
     """Plays ``speed`` times faster, pitch included: the result has S / speed samples."""
@@ -17,6 +19,17 @@ def change_speed(samples_S: np.ndarray, speed: float) -> np.ndarray:
 def change_volume(samples_S: np.ndarray, gain_db: float) -> np.ndarray:
     """Scales by a gain; the result is clipped to [-1, 1] as a recording would be."""
     return np.clip(samples_S * np.float32(10.0 ** (gain_db / 20.0)), -1.0, 1.0)
+
+
+def change_channel(samples_S: np.ndarray, max_gain_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Another microphone: gains within ``max_gain_db`` either way at eight points of the mel scale, straight lines between them.
+
+    After FilterAugment (https://arxiv.org/abs/2110.03282), linear type, on the waveform and so for any features. The phase is kept.
+    """
+    spectrum_K = np.fft.rfft(samples_S)
+    mel_K = np.log1p(np.linspace(0, SAMPLE_RATE / 2, len(spectrum_K)) / 700.0)
+    gain_K = np.interp(mel_K, np.linspace(0, mel_K[-1], _CHANNEL_POINTS), rng.uniform(-max_gain_db, max_gain_db, _CHANNEL_POINTS))
+    return np.fft.irfft(spectrum_K * 10.0 ** (gain_K / 20.0), len(samples_S)).astype(np.float32)
 
 
 def add_noise(samples_S: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:

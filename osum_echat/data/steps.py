@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osum_echat.audio.augment import add_noise, change_speed, change_volume, spec_augment
+from osum_echat.audio.augment import add_noise, change_channel, change_speed, change_volume, spec_augment
 from osum_echat.audio.features import SAMPLE_RATE, LogMel, num_llm_frames
 from osum_echat.audio.io import read_audio
 from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, InterleaveConfig, TokenizerConfig
@@ -255,7 +255,7 @@ def check_duration(seconds: float, bounds: FilterConfig) -> None:
 
 
 def augment(utterance: Utterance, config: AugmentConfig, rng: np.random.Generator) -> Utterance:
-    """Speed (word times follow), noise and volume, as far as they are switched on; a speaker keeps his speed in all turns."""
+    """Speed (word times follow), channel, noise and volume, as far as they are switched on; a speaker keeps his speed in all turns."""
     if utterance.waveform_S is None:
         return utterance
     words = utterance.words
@@ -273,6 +273,8 @@ def augment(utterance: Utterance, config: AugmentConfig, rng: np.random.Generato
 def _augmented(waveform_S: np.ndarray, speed: float, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     if speed != 1.0:
         waveform_S = change_speed(waveform_S, speed)
+    if config.channel_db:
+        waveform_S = change_channel(waveform_S, config.channel_db, rng)
     if config.noise_snr_db is not None:
         waveform_S = add_noise(waveform_S, rng.uniform(*config.noise_snr_db), rng)
     if config.volume_db is not None:

@@ -20,9 +20,12 @@ def _problem(seed=0, dtype=torch.float32):
 
 
 def _full(tensors, labels):
+    """A head for each sort, the logits of every position, the labels of the other sort ignored."""
     hidden, text, speech, bias = tensors
-    logits = torch.cat((hidden @ text.t(), hidden @ speech.t() + bias), 1).float()
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    of_text = labels.where(labels < V, IGNORE)
+    of_speech = (labels - V).where(labels >= V, IGNORE)
+    pairs = (((hidden @ text.t()).float(), of_text), ((hidden @ speech.t() + bias).float(), of_speech))
+    return sum(F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") for logits, target in pairs)
 
 
 @pytest.mark.parametrize("slices", [1, 100, None])
@@ -122,12 +125,25 @@ def test_wrong_label_shape_is_named():
 def test_score_positions_agrees_with_the_loss_and_argmax():
     tensors, labels = _problem(6)
     labels[3] = int((tensors[0][3] @ tensors[1].t()).argmax())
+    labels[5] = V + int((tensors[0][5] @ tensors[2].t() + tensors[3]).argmax())
     scores, correct, index = score_positions(tensors[0], labels, *tensors[1:])
-    logits = torch.cat((tensors[0] @ tensors[1].t(), tensors[0] @ tensors[2].t() + tensors[3]), 1)
+    text, speech = (tensors[0] @ tensors[1].t()).argmax(1), (tensors[0] @ tensors[2].t() + tensors[3]).argmax(1) + V
+    best = text.where(labels < V, speech)
     torch.testing.assert_close(scores.sum(), _full(tensors, labels).detach(), rtol=1e-5, atol=1e-5)
     assert index.tolist() == (labels != IGNORE).nonzero().flatten().tolist()
-    assert correct.tolist() == (logits.argmax(1) == labels)[index].tolist() and not scores.requires_grad
+    assert correct.tolist() == (best == labels)[index].tolist() and not scores.requires_grad
     assert score_positions(tensors[0], torch.full((T,), IGNORE), *tensors[1:])[0].numel() == 0
+
+
+def test_a_sort_that_has_no_label_gets_no_gradient_and_costs_no_column():
+    tensors, labels = _problem(8)
+    for keep, silent in ((labels < V, (2, 3)), (labels >= V, (1,))):
+        some = labels.where(keep, IGNORE)
+        loss, count = joint_cross_entropy(tensors[0], some, *tensors[1:])
+        grads = torch.autograd.grad(loss, tensors)
+        assert int(count) == int((some != IGNORE).sum()) > 3
+        assert all(float(grads[n].abs().max()) == 0.0 for n in silent)
+        torch.testing.assert_close(loss, _full(tensors, some), rtol=1e-5, atol=1e-5)
 
 
 def test_ctc_equals_one_utterance_at_a_time():

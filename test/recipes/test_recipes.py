@@ -9,7 +9,7 @@ import pytest
 from osum_echat.config import load_run
 
 SPEAKING = ("2a_tts", "2b_tts_interleaved", "2c_s2s", "2d_s2s_interleaved")
-STAGES = ("1_backbone", "1_speech_tokenizer", "2_flow", "2_vocoder", "1a_align", "1b_asr_p", "1c_only_p", "1d_full_label", *SPEAKING)
+STAGES = ("1_backbone", "2_speech_tokenizer", "2_flow", "2_vocoder", "1a_align", "1b_asr_p", "1c_only_p", "1d_full_label", *SPEAKING)
 LABELS = ("gender", "age", "emotion", "event")
 
 

@@ -10,8 +10,8 @@
 #   -1   synthesize the corpus (espeak-ng voices)                                data/<preset>: wav, Kaldi directories, lists
 #    0   check Kaldi directories and lists; errors stop the recipe               exp/<preset>/doctor/doctor.html
 #    1   text tokenizer; encoder (CTC) and language model from scratch           data/<preset>/tokenizer.model, exp/<preset>/1_backbone
-#        speech tokenizer                                                        exp/<preset>/1_speech_tokenizer
-#    2   speech tokens of the assistant; from them to mel, from mel to sound     data/<preset>/speech, exp/<preset>/2_flow, 2_vocoder
+#    2   speech tokenizer, speech tokens of what the assistant says              exp/<preset>/2_speech_tokenizer, data/<preset>/speech
+#        from tokens to mel, from mel to sound                                   exp/<preset>/2_flow, 2_vocoder
 #    3   tar shards; a look at the token sequences                               data/<preset>/shards
 #    4   understanding: 1a align, 1b ASR+P, 1c only-P, pseudo labels, 1d all     exp/<preset>/1a_align ... 1d_full_label
 #    5   generation: 2a TTS, 2b interleaved, 2c spoken replies, 2d interleaved   exp/<preset>/2a_tts ... 2d_s2s_interleaved
@@ -75,16 +75,16 @@ if stage 1 "text tokenizer and backbones"; then
     python "$tools/train_tokenizer.py" --list "$data/train_text.list" "$data/train_asr.list" --prompts mini --out "$data/tokenizer.model"
   fi
   data_type=raw train_model 1_backbone "" train_words train_text train_asr_p # shards come later
-  sed -e 's/"task": "tts"/"task": "asr"/' -e 's/"answer_wav"/"wav"/' "$data/train_tts.list" >"$data/train_assistant.list"
-  data_type=raw train_model 1_speech_tokenizer "$exp/1_backbone/final.pt" train_asr train_assistant
 fi
 
 if stage 2 "speech tokens, and from them to sound"; then
+  sed -e 's/"task": "tts"/"task": "asr"/' -e 's/"answer_wav"/"wav"/' "$data/train_tts.list" >"$data/train_assistant.list"
+  data_type=raw train_model 2_speech_tokenizer "$exp/1_backbone/final.pt" train_asr train_assistant
   for name in {train,dev,test}_{tts,s2s}; do
-    if is_done "$data/speech/$name" "$exp/1_speech_tokenizer/final.pt" "$data/$name.list"; then continue; fi
-    python -m osum_echat.bin.main prepare speech-tokens --config "$exp/1_speech_tokenizer/train.yaml" --audio answer_wav --num_jobs "$nj" \
-      --checkpoint "$exp/1_speech_tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
-    mark_done "$data/speech/$name" "$exp/1_speech_tokenizer/final.pt" "$data/$name.list"
+    if is_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"; then continue; fi
+    python -m osum_echat.bin.main prepare speech-tokens --config "$exp/2_speech_tokenizer/train.yaml" --audio answer_wav --num_jobs "$nj" \
+      --checkpoint "$exp/2_speech_tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
+    mark_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"
   done
   dev=speech/dev_tts train_model 2_flow "" speech/train_tts speech/train_s2s
   dev=speech/dev_tts train_model 2_vocoder "" speech/train_tts speech/train_s2s

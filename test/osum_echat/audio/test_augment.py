@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from osum_echat.audio.augment import add_noise, change_speed, change_volume, spec_augment
+from osum_echat.audio.augment import add_noise, change_channel, change_speed, change_volume, spec_augment
 
 TONE = (0.3 * np.sin(2 * np.pi * 400 * np.arange(16000) / 16000)).astype(np.float32)
 
@@ -23,6 +23,17 @@ def test_speed_shortens_and_raises_the_pitch(speed: float) -> None:
 def test_volume_is_in_decibels_and_clips() -> None:
     np.testing.assert_allclose(change_volume(TONE, -6.0206), TONE / 2, atol=1e-5)
     assert np.abs(change_volume(TONE, 40.0)).max() == 1.0
+
+
+def test_channel_changes_the_spectrum_within_its_range_and_nothing_else() -> None:
+    noise = np.random.default_rng(5).standard_normal(16001).astype(np.float32)
+    other = change_channel(noise, 12.0, np.random.default_rng(0))
+    assert other.dtype == np.float32 and len(other) == len(noise)
+    gain_db = 20 * np.log10(np.abs(np.fft.rfft(other)) / np.abs(np.fft.rfft(noise)))
+    assert np.abs(gain_db).max() <= 12.1 and gain_db.max() - gain_db.min() > 6
+    assert np.abs(np.diff(gain_db)).max() < 0.5, "straight lines, no steps"
+    np.testing.assert_array_equal(other, change_channel(noise, 12.0, np.random.default_rng(0)))
+    np.testing.assert_allclose(change_channel(noise, 0.0, np.random.default_rng(0)), noise, atol=1e-5)
 
 
 def test_noise_has_the_asked_ratio() -> None:

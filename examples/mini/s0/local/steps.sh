@@ -27,7 +27,7 @@ train_model() { # name of the YAML, checkpoint to start from (or nothing), then 
   list_settings data.train "$@"
   # shellcheck disable=SC2086 # words
   list_settings data.dev ${dev:-dev}
-  case $conf in 1_speech_tokenizer | 2_*) ;; *) args+=(--set tokenizer.path="$data/tokenizer.model") ;; esac
+  case $conf in 2_*) ;; *) args+=(--set tokenizer.path="$data/tokenizer.model") ;; esac
   for item in "${settings_of_lists[@]}" "${settings[@]}"; do args+=(--set "$item"); done
   if [ -n "$init" ]; then args+=(--init "$init"); fi
   local made_from=(conf/base.yaml "conf/$conf.yaml" "${args[@]}" "$init" "${lists[@]/%/.list}")
