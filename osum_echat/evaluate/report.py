@@ -105,7 +105,7 @@ def gather(folder: Path, decode_dirs: Sequence[Path], targets: Mapping[str, Sequ
         scores=read_results(folder / "results.json"),
         stages=tuple(_stage(run, folder, problems) for run in runs),
         cards=tuple(card_of(source, name) for name, source in sources),
-        decodes=tuple(_decode_report(decoded, problems) for decoded in decodes),
+        decodes=tuple(_decode_report(decoded, folder, problems) for decoded in decodes),
         speech=tuple(speech),
         targets=targets or {},
         problems=problems,
@@ -185,15 +185,17 @@ def _sources(runs: Sequence[Path], decodes: Sequence[Decoded], problems: list[st
     return list(found.values())
 
 
-def _decode_report(decoded: Decoded, problems: list[str]) -> DecodeReport:
+def _decode_report(decoded: Decoded, folder: Path, problems: list[str]) -> DecodeReport:
+    inside = decoded.folder.is_relative_to(folder) and decoded.folder != folder
+    name = str(decoded.folder.relative_to(folder)) if inside else decoded.folder.name
     confusions = _read_object(decoded.folder / "labels.json", problems)
     if (decoded.folder / SPEECH_FILE).is_file():  # shown in the speech section
-        return DecodeReport(decoded.folder.name, decoded.info, confusions, (), ())
+        return DecodeReport(name, decoded.info, confusions, (), ())
     wer = decoded.folder / "wer"
     lines = wer.read_text(encoding="utf-8").splitlines() if wer.is_file() else []
     first = next((at for at, line in enumerate(lines) if line.startswith("Overall ->")), len(lines))
     summary = tuple(line for line in lines[first:] if line and not line.startswith("="))
-    return DecodeReport(decoded.folder.name, decoded.info, confusions, summary, tuple(_samples(decoded, problems)))
+    return DecodeReport(name, decoded.info, confusions, summary, tuple(_samples(decoded, problems)))
 
 
 def _samples(decoded: Decoded, problems: list[str]) -> Iterator[Sample]:
@@ -206,7 +208,7 @@ def _samples(decoded: Decoded, problems: list[str]) -> Iterator[Sample]:
         return
     judged = [_sample(row, decoded) for row in rows]
     chosen = choose_samples(judged, NUM_SAMPLES)
-    wavs = _audio_of({sample.key for sample in chosen}, decoded.source)
+    wavs = _audio_of({sample.key for sample in chosen}, decoded.source, decoded.info.get("audio", "wav"))
     for sample in chosen:
         wav, note = wavs.get(sample.key, ("", "no audio"))
         yield replace(sample, wav_base64=wav, note=note)
@@ -220,11 +222,11 @@ def _sample(row: Utterance, decoded: Decoded) -> Sample:
     return Sample(row.key, columns, tuple(labels), decoded.raw.get(row.key), row.speaker, "")
 
 
-def _audio_of(keys: set[str], source: SourceConfig) -> dict[str, tuple[str, str]]:
+def _audio_of(keys: set[str], source: SourceConfig, audio: str) -> dict[str, tuple[str, str]]:
     """Base64 wav and a note by key, from one more pass over the list: samples are few, audio of a whole list is not kept."""
     found: dict[str, tuple[str, str]] = {}
     rows, _ = read_references(source, keep_audio=True, keys=keys)
-    for row in rows:
+    for row in (row.hearing(audio) for row in rows):
         origin = row.audio if row.audio is not None else row.wav
         if origin is None:
             continue

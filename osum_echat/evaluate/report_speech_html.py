@@ -26,7 +26,7 @@ def _decode(report: SpeechReport) -> str:
 
 
 def _sample(sample: SpeechSample) -> str:
-    lines = [("reply", sample.written)] if sample.row["written"] is not None else []
+    lines = [("written", sample.written)] if sample.row["written"] is not None else []
     lines += [("heard", sample.heard)] if sample.row["heard"] is not None else []
     texts = "".join(f"<tr><th>{name}</th><td>{words(columns) or '(nothing)'}</td></tr>" for name, columns in lines)
     reference = f"<tr><th>text</th><td>{escape(sample.row['ref'])}</td></tr>"
@@ -38,7 +38,7 @@ def _sample(sample: SpeechSample) -> str:
 
 
 def _chips(row: Mapping[str, Any]) -> str:
-    chips = [chip("reply right ✓" if row["right"] else "reply wrong ✗", row["right"])] if row["right"] is not None else []
+    chips = [chip("text right ✓" if row["right"] else "text wrong ✗", row["right"])] if row["right"] is not None else []
     chips += [chip(name, False) for name in ("empty", "truncated") if row[name]]
     if "mcd_db" in row:
         chips.append(chip(f"MCD {row['mcd_db']:.2f} dB"))

@@ -96,7 +96,7 @@ def test_the_page_speaks_without_a_network(spoken: Path) -> None:
 
 def test_errors_are_marked_and_told(spoken: Path) -> None:
     page = page_of(spoken)
-    assert "reply wrong ✗" in page and page.count("reply right ✓") == 5
+    assert "text wrong ✗" in page and page.count("text right ✓") == 5
     assert "MORNING → EVENING" in page and '<span class="del" title="not answered">YES</span>' in page
     assert "truncated" in page and "open &lt;b&gt; door" in page and "<b> door" not in page
     assert page.count("MCD ") == 5  # not the reply that says something else
