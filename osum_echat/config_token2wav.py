@@ -180,7 +180,7 @@ class FlowConfig(Section):
     condition_drop: Probability = Field(0.2, description="Share of training rows without any condition, for guidance.")
     prompt_rate: Rate = Field(0.5, description="Share of training rows that see the beginning of their mel.")
     prior_weight: float = Field(
-        0.0, ge=0, description="Weight of the squared error of the token condition itself against the mel: the flow then starts from a guess."
+        0.0, ge=0, description="Weight of the squared error of the condition against the mel: a guess to start from."
     )
     prompt_share: Probability = Field(0.3, description="Longest such beginning, as a share of the row.")
     encoder: TokenEncoderConfig = Field(default_factory=TokenEncoderConfig, description="Token encoder.")
