@@ -49,7 +49,7 @@ class Tape:
         """
         tail = x_BCT.new_zeros(x_BCT.shape[0], x_BCT.shape[1], left) if self.first else self.take()
         assert tail is not None
-        x_BCT = torch.cat((tail, x_BCT), 2)
+        x_BCT = _joined(tail, x_BCT)
         if self.last:
             x_BCT = F.pad(x_BCT, (0, right))
         num_ready = max(0, (x_BCT.shape[2] - span) // stride + 1)
@@ -60,7 +60,7 @@ class Tape:
         """Signals of the same clock but different delay, cut to what all of them have; the rest waits for the next piece."""
         if not self.first:
             waiting = [self._tails[len(self._kept) + place] for place in range(len(signals))]
-            signals = tuple(torch.cat((tail, x), 2) for tail, x in zip(waiting, signals, strict=True) if tail is not None)
+            signals = tuple(_joined(tail, x) for tail, x in zip(waiting, signals, strict=True) if tail is not None)
         length = min(x.shape[2] for x in signals)
         for x in signals:
             self.keep(x[..., length:])
@@ -86,6 +86,11 @@ class Tape:
         seen_BCT = x_BCT if before is None else torch.cat((before, x_BCT), 2)
         self.keep(seen_BCT[..., -count - 1 :])
         return torch.cat((x_BCT, seen_BCT[..., -count - 1 : -1].flip(2)), 2) if self.last else x_BCT
+
+
+def _joined(tail_BCT: Tensor, x_BCT: Tensor) -> Tensor:
+    """One behind the other, without a copy where nothing was kept: causal layers of one rate never wait for each other."""
+    return torch.cat((tail_BCT, x_BCT), 2) if tail_BCT.shape[2] else x_BCT
 
 
 class _Whole(Tape):

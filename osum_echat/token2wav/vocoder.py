@@ -16,6 +16,7 @@ Left out: fixed-shape export.
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -136,7 +137,7 @@ class Vocoder(nn.Module):
         if mel_BFM.shape[1] == 0:
             return VocoderOutput(mel_BFM.new_zeros(mel_BFM.shape[0], 0), mel_BFM.new_zeros(mel_BFM.shape[0], 0))
         mel_BMF = mel_BFM.transpose(1, 2)
-        predicted_BF = self.f0_predictor(mel_BMF)
+        predicted_BF = self._pitch(mel_BMF, WHOLE)
         samples_BS, _ = self._generate(mel_BMF, predicted_BF if f0_BF is None else f0_BF, source, WHOLE)
         return VocoderOutput(samples_BS, predicted_BF)
 
@@ -169,12 +170,17 @@ class Vocoder(nn.Module):
     def _step(self, mel_BFM: Tensor, state: VocoderState, last: bool) -> tuple[Tensor, VocoderState]:
         tape = Tape(state.tails, last)
         mel_BMF = mel_BFM.transpose(1, 2)
-        samples_BS, source = self._generate(mel_BMF, self.f0_predictor(mel_BMF, tape), state.source, tape)
+        samples_BS, source = self._generate(mel_BMF, self._pitch(mel_BMF, tape), state.source, tape)
         return samples_BS, VocoderState(tape.kept(), source)
 
+    def _pitch(self, mel_BMF: Tensor, tape: Tape) -> Tensor:
+        with _full_precision(mel_BMF):
+            return self.f0_predictor(mel_BMF, tape)
+
     def _generate(self, mel_BMF: Tensor, f0_BF: Tensor, source: SourceState, tape: Tape) -> tuple[Tensor, SourceState]:
-        source_B1S, source = self.m_source(f0_BF, source)
-        source_BKT = self.stft(source_B1S, tape)
+        with _full_precision(mel_BMF):
+            source_B1S, source = self.m_source(f0_BF, source)
+            source_BKT = self.stft(source_B1S, tape)
         x_BCT = self.conv_pre(mel_BMF, tape)
         for stage, (up, down, block) in enumerate(zip(self.ups, self.source_downs, self.source_resblocks, strict=True)):
             x_BCT = up(F.leaky_relu(x_BCT, _SLOPE), tape)
@@ -185,12 +191,19 @@ class Vocoder(nn.Module):
             parallel = self.resblocks[stage * self.num_kernels : (stage + 1) * self.num_kernels]
             branches = tape.aligned(*[resblock(x_BCT, tape) for resblock in parallel])
             x_BCT = torch.stack(branches).sum(0) / self.num_kernels
-        samples_B1S = self.istft(_polar(self.conv_post(F.leaky_relu(x_BCT), tape)), tape)
+        with _full_precision(x_BCT):
+            x_BCT = F.leaky_relu(x_BCT.to(source_BKT.dtype))
+            samples_B1S = self.istft(_polar(self.conv_post(x_BCT, tape)), tape)
         return samples_B1S.squeeze(1).clamp(-_PEAK, _PEAK), source
 
     def _check_mel(self, mel_BFM: Tensor, batch: int) -> None:
         if mel_BFM.dim() != 3 or mel_BFM.shape[0] != batch or mel_BFM.shape[2] != self.num_mels:
             raise ValueError(f"vocoder: mel {tuple(mel_BFM.shape)}; expected ({batch}, F, {self.num_mels})")
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast: at both ends of the network eight bits would be heard as noise, and hertz lost."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _polar(x_BCT: Tensor) -> Tensor:

@@ -302,3 +302,19 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         VocoderConfig(istft_n_fft=12)
     with pytest.raises(ValueError, match="multiple of 8"):
         VocoderConfig(channels=100)
+
+
+@torch.no_grad()
+def test_autocast_leaves_both_ends_alone() -> None:
+    """Only the layers between are rounded: the pitch is the same, and where they are silent so is the output."""
+    vocoder = make("mini")
+    mel_BFM = mel_of(vocoder, 30)
+    want = vocoder(mel_BFM, None, generators(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = vocoder(mel_BFM, None, generators(0))
+    assert got.samples_BS.dtype == torch.float32 and torch.equal(got.f0_BF, want.f0_BF)
+    assert 0 < (got.samples_BS - want.samples_BS).abs().max() < 0.1 * want.samples_BS.abs().max()
+    vocoder.conv_post.parametrizations.weight.original0.zero_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = vocoder(mel_BFM, None, generators(0))
+    assert torch.equal(got.samples_BS, vocoder(mel_BFM, None, generators(0)).samples_BS)
