@@ -14,13 +14,11 @@ from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Se
 class QuantizerConfig(Section):
     """The codebook of the speech tokenizer."""
 
-    kind: Literal["fsq", "vq"] = Field("fsq", description="`fsq`: finite scalar quantisation; `vq`: vectors learnt by moving averages.")
+    kind: Literal["fsq", "vq"] = Field("fsq", description="`fsq`: finite scalar quantisation; `vq`: learnt vectors.")
     codebook_size: Positive = Field(4096, description="Codes.")
     levels: list[Annotated[int, Field(ge=3)]] = Field(
         [8, 8, 8, 8], min_length=1, description="`fsq`: values of each dimension; their product is `codebook_size`."
     )
-    width: Positive = Field(64, description="`vq`: width of a code vector.")
-    decay: Probability = Field(0.99, description="`vq`: decay of the moving averages, per micro-batch.")
     commitment: float = Field(0.25, ge=0, description="`vq`: weight of the loss that pulls the encoder to its codes.")
 
     @model_validator(mode="after")
@@ -68,6 +66,11 @@ class VocoderConfig(Section):
     source_kernels: list[Positive] = Field([7, 7, 11], description="Kernel of the residual block on the source, per stage.")
     istft_n_fft: Positive = Field(16, description="Fourier transform of the output; an even multiple of `istft_hop`.")
     istft_hop: Positive = Field(4, description="Hop of that transform.")
+    head: Literal["spectrum", "filter"] = Field(
+        "spectrum",
+        description="What the network gives: `spectrum`: that of the output (the published model); `filter`: what that of the source is "
+        "multiplied by, which is learnt within minutes; it wants a source with many harmonics.",
+    )
     num_harmonics: NonNegative = Field(8, description="Harmonics of the source above the fundamental.")
     sine_amp: float = Field(0.1, gt=0, description="Amplitude of each sine of the source.")
     noise_std: float = Field(0.003, ge=0, description="Noise added to voiced parts of the source; unvoiced parts get `sine_amp / 3`.")
@@ -153,6 +156,7 @@ class FlowSamplingConfig(Section):
 
     num_steps: Positive = Field(10, description="Euler steps.")
     guidance: float = Field(0.7, ge=0, description="Weight w of classifier-free guidance: (1 + w) * conditional - w * unconditional.")
+    temperature: float = Field(1.0, ge=0, description="Standard deviation of the noise that synthesis starts from.")
     first_hop_tokens: Positive = Field(18, description="Tokens that must have arrived before the first mel of a stream (causal only).")
     hop_tokens: Positive = Field(36, description="Tokens between later pieces of mel; fewer is sooner, more is cheaper (causal only).")
 
@@ -181,6 +185,12 @@ class FlowConfig(Section):
     prompt_rate: Rate = Field(0.5, description="Share of training rows that see the beginning of their mel.")
     prior_weight: float = Field(
         0.0, ge=0, description="Weight of the squared error of the condition against the mel: a guess to start from."
+    )
+    condition_std: float | None = Field(
+        None,
+        gt=0,
+        description="With `prior_weight`: standard deviation of the normalised mel around the condition. The velocity of such a mel "
+        "is known, and the estimator is left with the rest of it. null: the estimator has to say all, as the published one.",
     )
     prompt_share: Probability = Field(0.3, description="Longest such beginning, as a share of the row.")
     encoder: TokenEncoderConfig = Field(default_factory=TokenEncoderConfig, description="Token encoder.")

@@ -15,7 +15,10 @@ from osum_echat.datagen.mini_corpus import MiniSettings
 from osum_echat.datagen.mini_lists import make_mini_corpus
 
 PARTS = ("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s")
-PRESETS = {"default": (4000, 100, 400, 1500, 50, 100, 2000, 50, 150), "smoke": (300, 20, 40, 60, 8, 8, 60, 8, 8)}
+PRESETS: dict[str, dict[str, int]] = {  # in place of the defaults of MiniSettings
+    "default": {},
+    "smoke": dict(zip(PARTS, (300, 20, 40, 60, 8, 8, 60, 8, 8), strict=True)),
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -54,8 +57,7 @@ class _Progress:
 
 def _body(argv: Sequence[str] | None) -> int:
     args = get_parser().parse_args(argv)
-    sizes = dict(zip(PARTS, PRESETS[args.preset], strict=True))
-    sizes |= {part: count for part in PARTS if (count := getattr(args, part)) is not None}
+    sizes = PRESETS[args.preset] | {part: count for part in PARTS if (count := getattr(args, part)) is not None}
     settings = MiniSettings(**sizes, seed=args.seed)
     start = time.monotonic()
     report = make_mini_corpus(args.out, settings, args.num_processes, args.overwrite, _Progress())

@@ -19,7 +19,7 @@ from osum_echat.datagen.prosody import EMOTIONS, RATE, perform, tilt
 from osum_echat.datagen.rendering import Sound
 from osum_echat.datagen.speakers import AGES, GENDERS, Speaker, make_speakers
 
-VERSION = 6  # raise when the corpus changes: old output folders are then refused instead of mixed
+VERSION = 7  # raise when the corpus changes: old output folders are then refused instead of mixed
 _EVENT_SHARE = 0.5
 
 
@@ -30,7 +30,7 @@ class MiniSettings:
     train: int = 4000
     dev: int = 100
     test: int = 400
-    train_tts: int = 1500
+    train_tts: int = 4000
     dev_tts: int = 50
     test_tts: int = 100
     train_s2s: int = 2000

@@ -26,7 +26,7 @@ from osum_echat.token2wav.chunks import Cache, ChunkGrid
 from osum_echat.token2wav.encoder import TokenEncoder
 from osum_echat.token2wav.estimator import VelocityEstimator
 from osum_echat.token2wav.length import LengthRegulator, Segment, answer_segments, num_mel_frames, stretch
-from osum_echat.token2wav.matching import cosine_time, draw_noise, euler, path, squared_error
+from osum_echat.token2wav.matching import cosine_time, draw_noise, euler, gaussian_velocity, path, squared_error
 
 FLOW_PRESETS: dict[str, FlowConfig] = {
     # The flow of CosyVoice-300M-25Hz, which OSUM-EChat speaks with: 104,874,752 parameters.
@@ -75,21 +75,23 @@ class Voice:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the estimator is conditioned on."""
+    """What the estimator is conditioned on; ``std_B``: how far the mel is from ``mu``."""
 
     mu_BFM: Tensor
     speaker_BM: Tensor
     prompt_BFM: Tensor
+    std_B: Tensor
 
     def kept(self, keep_B: Tensor) -> "Condition":
         """Without any condition where ``keep_B`` is 0."""
         keep_B11 = keep_B[:, None, None]
-        return Condition(self.mu_BFM * keep_B11, self.speaker_BM * keep_B[:, None], self.prompt_BFM * keep_B11)
+        std_B = torch.lerp(torch.ones_like(keep_B), self.std_B, keep_B)  # normalised mel is one away from nothing
+        return Condition(self.mu_BFM * keep_B11, self.speaker_BM * keep_B[:, None], self.prompt_BFM * keep_B11, std_B)
 
     def with_unconditional(self) -> "Condition":
         """The rows, then the same rows without condition."""
-        pairs = [torch.cat((x, torch.zeros_like(x))) for x in (self.mu_BFM, self.speaker_BM, self.prompt_BFM)]
-        return Condition(*pairs)
+        mu, speaker, prompt = (torch.cat((x, torch.zeros_like(x))) for x in (self.mu_BFM, self.speaker_BM, self.prompt_BFM))
+        return Condition(mu, speaker, prompt, torch.cat((self.std_B, torch.ones_like(self.std_B))))
 
 
 def check_codes(tokens_T: Tensor, codebook_size: int) -> None:
@@ -124,6 +126,9 @@ class Flow(nn.Module):
         self.mu_proj = nn.Linear(cfg.encoder.width, cfg.num_mels)
         self.regulator = LengthRegulator(cfg.num_mels, cfg.causal)
         self.estimator = VelocityEstimator(cfg.estimator, cfg.num_mels, cfg.causal)
+        if cfg.condition_std is not None:  # nothing to add to what is expected yet
+            for parameter in self.estimator.final_proj.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def device(self) -> torch.device:
@@ -160,9 +165,9 @@ class Flow(nn.Module):
         target_BFM = (batch.mel_BFM - cfg.mel_mean) / cfg.mel_std
         prompt_frames_B = prompt_B * lens_B // batch.token_lens_B
         given_BF = torch.arange(target_BFM.shape[1], device=lens_B.device) < prompt_frames_B.unsqueeze(1)
-        condition = Condition(mu_BFM, self.speaker(batch.speaker_BS), target_BFM * given_BF.unsqueeze(2)).kept(draws.keep_B)
+        condition = self.condition(mu_BFM, self.speaker(batch.speaker_BS), target_BFM * given_BF.unsqueeze(2)).kept(draws.keep_B)
         point_BFM, velocity_BFM = path(target_BFM, draws.noise_BFM, draws.t_B, cfg.sigma_min)
-        predicted_BFM = self.estimator(point_BFM, condition.mu_BFM, condition.speaker_BM, condition.prompt_BFM, draws.t_B, scope)
+        predicted_BFM = self._velocity(point_BFM, condition, draws.t_B, scope)
         # https://arxiv.org/abs/2105.06337: a condition that is near the mel by itself teaches the encoder sooner than the velocity does
         prior_B, _ = squared_error(mu_BFM, target_BFM, lens_B)
         return FlowLoss(*squared_error(predicted_BFM, velocity_BFM, lens_B), prior_B)
@@ -205,7 +210,7 @@ class Flow(nn.Module):
         for row, (_, mel_FM) in enumerate(prompts):
             prompt_BFM[row, : mel_FM.shape[0]] = mel_FM
         speaker_BM = self.speaker(torch.stack([voice.speaker_S for voice in voices]))
-        mel_BFM = self.solve(noise_BFM, Condition(mu_BFM, speaker_BM, prompt_BFM), scope, sampling)
+        mel_BFM = self.solve(noise_BFM, self.condition(mu_BFM, speaker_BM, prompt_BFM), scope, sampling)
         return [self.restore(mel_BFM[row, mel_FM.shape[0] : noises[row].shape[0]]) for row, (_, mel_FM) in enumerate(prompts)]
 
     def solve(
@@ -222,11 +227,24 @@ class Flow(nn.Module):
         def velocity(step: int, x_BFM: Tensor, t: Tensor) -> Tensor:
             x_BFM = torch.cat((x_BFM, x_BFM)) if guidance else x_BFM
             now = scope if caches is None else scope._replace(cache=caches[step])
-            t_B = t.expand(x_BFM.shape[0])
-            v_BFM = self.estimator(x_BFM, condition.mu_BFM, condition.speaker_BM, condition.prompt_BFM, t_B, now)
+            v_BFM = self._velocity(x_BFM, condition, t.expand(x_BFM.shape[0]), now)
             return torch.lerp(v_BFM[rows:], v_BFM[:rows], 1.0 + guidance) if guidance else v_BFM
 
-        return euler(velocity, noise_BFM, sampling.num_steps)
+        return euler(velocity, sampling.temperature * noise_BFM, sampling.num_steps)
+
+    def condition(self, mu_BFM: Tensor, speaker_BM: Tensor, prompt_BFM: Tensor) -> Condition:
+        """Of rows that have one."""
+        std = 1.0 if self.cfg.condition_std is None else self.cfg.condition_std
+        return Condition(mu_BFM, speaker_BM, prompt_BFM, mu_BFM.new_full((len(mu_BFM),), std))
+
+    def _velocity(self, point_BFM: Tensor, condition: Condition, t_B: Tensor, scope: Scope) -> Tensor:
+        """What the estimator says, by itself or beside what the condition alone lets expect."""
+        cfg = self.cfg
+        estimate_BFM = self.estimator(point_BFM, condition.mu_BFM, condition.speaker_BM, condition.prompt_BFM, t_B, scope)
+        if cfg.condition_std is None:
+            return estimate_BFM
+        expected_BFM, std_B11 = gaussian_velocity(point_BFM, condition.mu_BFM, condition.std_B, t_B, cfg.sigma_min)
+        return expected_BFM + std_B11 * estimate_BFM
 
     def speaker(self, speaker_BS: Tensor) -> Tensor:
         """(B, M) from embeddings of any length; zeros stay no speaker but the bias."""

@@ -19,7 +19,7 @@ from osum_echat.config_token2wav import FlowSamplingConfig
 from osum_echat.errors import ConfigError
 from osum_echat.token2wav.blocks import Scope
 from osum_echat.token2wav.chunks import Cache
-from osum_echat.token2wav.flow import Condition, Flow, Voice
+from osum_echat.token2wav.flow import Flow, Voice
 from osum_echat.token2wav.matching import draw_noise
 
 Memory = tuple[Tensor, ...]
@@ -107,7 +107,7 @@ def _make_chunk(flow: Flow, state: FlowState, tokens_T: Tensor, size: int, promp
     generator = _generator(state.rng)
     noise_1FM = draw_noise(generator, size * factor, cfg.num_mels).to(mu_1FM).unsqueeze(0)
     given_1FM = torch.zeros_like(mu_1FM) if prompt_FM is None else prompt_FM.unsqueeze(0)
-    mel_1FM = flow.solve(noise_1FM, Condition(mu_1FM, state.speaker_1M, given_1FM), Scope(), state.sampling, estimator)
+    mel_1FM = flow.solve(noise_1FM, flow.condition(mu_1FM, state.speaker_1M, given_1FM), Scope(), state.sampling, estimator)
     memory = tuple(tuple(cache.new) for cache in estimator)
     state = replace(state, rng=generator.get_state(), encoder=tuple(encoder.new), regulator=tuple(regulator.new), estimator=memory)
     return mel_1FM[0], state

@@ -26,6 +26,20 @@ def path(target_BFM: Tensor, noise_BFM: Tensor, t_B: Tensor, sigma_min: float) -
     return point_BFM, target_BFM - (1.0 - sigma_min) * noise_BFM
 
 
+def gaussian_velocity(point_BFM: Tensor, mean_BFM: Tensor, std_B: Tensor, t_B: Tensor, sigma_min: float) -> tuple[Tensor, Tensor]:
+    """(velocity expected at a point of the path, what is left of its standard deviation) if targets were ``mean + std * normal``.
+
+    The preconditioning of https://arxiv.org/abs/2206.00364 for this path: with a = 1 - (1 - sigma_min) t, noise and target of a point
+    are jointly normal, so E[v] = mean + (std^2 t - (1 - sigma_min) a) / (a^2 + std^2 t^2) (point - t mean), and
+    Var[v] = std^2 / (a^2 + std^2 t^2).
+    """
+    t_B11, std_B11 = t_B[:, None, None], std_B[:, None, None]
+    rest_B11 = 1.0 - (1.0 - sigma_min) * t_B11
+    variance_B11 = rest_B11.square() + (std_B11 * t_B11).square()
+    slope_B11 = (std_B11.square() * t_B11 - (1.0 - sigma_min) * rest_B11) / variance_B11
+    return mean_BFM + slope_B11 * (point_BFM - t_B11 * mean_BFM), std_B11 * variance_B11.rsqrt()
+
+
 def squared_error(predicted_BFM: Tensor, wanted_BFM: Tensor, lens_B: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row over its real frames: (float32 sum, number of values as an int64 tensor)."""
     real_BF1 = (torch.arange(predicted_BFM.shape[1], device=lens_B.device) < lens_B.unsqueeze(1)).unsqueeze(2)

@@ -1,15 +1,14 @@
-"""Vectors to codes and back: finite scalar quantisation, vector quantisation with a moving-average codebook, and how codes are used.
+"""Vectors to codes and back: finite scalar quantisation, vector quantisation, and how codes are used.
 
 FSQ (arXiv:2309.15505, as in CosyVoice 2, arXiv:2412.10117): every dimension is squashed into a few levels and rounded, a code is the mixed
-radix number of the levels; there is no codebook to learn and none to collapse. VQ (arXiv:1711.00937, its appendix A.1): the nearest of C
-vectors, which follow the mean of what they are chosen for; vectors nobody chooses any more are put on a vector of the batch
-(arXiv:2107.03312, section III-C).
+radix number of the levels; there is no codebook to learn and none to collapse. VQ (arXiv:1711.00937): the nearest of C vectors, which start
+as centres of clusters in the data (as the units of HuBERT, arXiv:2106.07447) and are learnt from there.
 
 Both pass the gradient of the quantised vector straight through to the input.
 
 Shape legend: N positions, D width of a code vector, C codes.
 
-Left out: residual codebooks; moving averages over several processes (a VQ model trains in one).
+Left out: residual codebooks.
 """
 
 import math
@@ -19,22 +18,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from osum_echat.config_token2wav import QuantizerConfig
+from osum_echat.model.layers import LayerNorm
 
 _SHRINK = 1e-3  # keeps tanh's ends strictly inside the outermost rounding cells
-_RARE = 0.03  # of its fair share of choices: a code vector below is moved; at decay 0.99 one falls there in 350 batches
-_EPSILON = 1e-5  # Laplace smoothing of the cluster sizes
+_ITERATIONS = 20  # of k-means
 _BLOCK = 1 << 24  # distances in memory at a time
 
 
 class Quantized(NamedTuple):
-    """``vectors_ND`` with the straight-through gradient, their codes, and the mean commitment loss (0 where there is none)."""
+    """``vectors_ND`` with the straight-through gradient, their codes, and the loss of the codebook (a mean; 0 where there is none)."""
 
     vectors_ND: Tensor
     codes_N: Tensor
-    commitment: Tensor
+    loss: Tensor
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -82,30 +82,45 @@ class FiniteScalarQuantizer(nn.Module):
         return torch.tensor([math.prod(self.levels[:d]) for d in range(self.width)], device=like.device)
 
 
-class VectorQuantizer(nn.Module):
-    """The nearest of ``codebook_size`` vectors; in training mode each forward moves them. One process only."""
+class ProjectedFsq(nn.Module):
+    """FSQ of wide vectors: normalised and projected to one dimension per list of levels, and back."""
 
-    codebook_CD: Tensor
-    cluster_size_C: Tensor
-    cluster_sum_CD: Tensor
-
-    def __init__(self, codebook_size: int, width: int, decay: float) -> None:
+    def __init__(self, width: int, levels: Sequence[int]) -> None:
         super().__init__()
-        self.codebook_size, self.width, self.decay = codebook_size, width, decay
-        self.register_buffer("codebook_CD", torch.randn(codebook_size, width))
-        # Nobody has chosen any vector yet, so the first batch moves all that it does not choose onto itself.
-        self.register_buffer("cluster_size_C", torch.zeros(codebook_size))
-        self.register_buffer("cluster_sum_CD", torch.zeros(codebook_size, width))
+        self.scalars = FiniteScalarQuantizer(levels)
+        self.codebook_size = self.scalars.codebook_size
+        self.norm = LayerNorm(width)
+        self.down = nn.Linear(width, self.scalars.width)
+        self.up = nn.Linear(self.scalars.width, width)
+
+    def forward(self, z_ND: Tensor) -> Quantized:
+        """Any real vectors."""
+        quantized = self.scalars(self.down(self.norm(z_ND)))
+        return quantized._replace(vectors_ND=self.up(quantized.vectors_ND))
+
+    def codes(self, z_ND: Tensor) -> Tensor:
+        """(N,) int64 codes."""
+        return self.scalars.codes(self.down(self.norm(z_ND)))
+
+
+class VectorQuantizer(nn.Module):
+    """The nearest of ``codebook_size`` vectors, which are learnt: terms two and three of the loss of arXiv:1711.00937, formula (3).
+
+    A codebook of zeros has not been started yet; :meth:`start` puts it where the data is.
+    """
+
+    def __init__(self, width: int, codebook_size: int, commitment: float) -> None:
+        super().__init__()
+        self.codebook_size, self.commitment = codebook_size, commitment
+        self.codebook_CD = nn.Parameter(torch.zeros(codebook_size, width))
 
     def forward(self, z_ND: Tensor) -> Quantized:
         """Any real vectors; the arithmetic is float32 whatever the input is."""
         z_ND = z_ND.float()
         codes_N = self.codes(z_ND)
-        vectors_ND = self.vectors(codes_N)
-        commitment = F.mse_loss(z_ND, vectors_ND)
-        if self.training:
-            self._update(z_ND.detach(), codes_N)
-        return Quantized(vectors_ND + (z_ND - z_ND.detach()), codes_N, commitment)
+        vectors_ND = self.codebook_CD[codes_N]
+        loss = F.mse_loss(vectors_ND, z_ND.detach()) + self.commitment * F.mse_loss(z_ND, vectors_ND.detach())
+        return Quantized(vectors_ND.detach() + (z_ND - z_ND.detach()), codes_N, loss)
 
     @torch.no_grad()
     def codes(self, z_ND: Tensor) -> Tensor:
@@ -116,39 +131,23 @@ class VectorQuantizer(nn.Module):
             found = [torch.addmm(norms_C, block, self.codebook_CD.t(), alpha=-2.0).argmin(1) for block in blocks]
         return torch.cat(found)
 
-    def vectors(self, codes_N: Tensor) -> Tensor:
-        """(N, D) vectors of codes."""
-        return self.codebook_CD[codes_N]
+    @property
+    def is_started(self) -> bool:
+        """Whether the codebook holds anything."""
+        return bool(self.codebook_CD.detach().any())
 
     @torch.no_grad()
-    def _update(self, z_ND: Tensor, codes_N: Tensor) -> None:
-        """Moving averages of the number and the sum of the vectors of each code; the code is their quotient."""
-        size_C = torch.zeros_like(self.cluster_size_C).index_add_(0, codes_N, torch.ones_like(z_ND[:, 0]))
-        sum_CD = torch.zeros_like(self.cluster_sum_CD).index_add_(0, codes_N, z_ND)
-        self.cluster_size_C.lerp_(size_C, 1 - self.decay)
-        self.cluster_sum_CD.lerp_(sum_CD, 1 - self.decay)
-        total = self.cluster_size_C.sum()
-        smooth_C = (self.cluster_size_C + _EPSILON) / (total + self.codebook_size * _EPSILON) * total
-        self.codebook_CD.copy_(self.cluster_sum_CD / smooth_C.unsqueeze(1))
-        self._move_rare(z_ND, total)
-
-    def _move_rare(self, z_ND: Tensor, total: Tensor) -> None:
-        rare_C = self.cluster_size_C < _RARE * total / self.codebook_size
-        count = int(rare_C.sum())
-        if not count:
-            return
-        chosen_ND = z_ND[torch.randint(len(z_ND), (count,)).to(z_ND.device)]  # from torch's CPU generator, which the trainer seeds a step
-        self.codebook_CD[rare_C] = chosen_ND
-        fair = total / self.codebook_size
-        self.cluster_size_C[rare_C] = fair
-        self.cluster_sum_CD[rare_C] = chosen_ND * fair
+    def start(self, z_ND: Tensor, seed: int) -> None:
+        """The codebook becomes the k-means centres of the vectors, of which there must be at least ``codebook_size``."""
+        found = KMeans(self.codebook_size, n_init=1, max_iter=_ITERATIONS, random_state=seed).fit(z_ND.float().cpu().numpy())
+        self.codebook_CD.copy_(torch.from_numpy(found.cluster_centers_))
 
 
-def make_quantizer(cfg: QuantizerConfig) -> FiniteScalarQuantizer | VectorQuantizer:
-    """The quantiser a configuration asks for."""
+def make_quantizer(cfg: QuantizerConfig, width: int) -> ProjectedFsq | VectorQuantizer:
+    """The quantiser of vectors of a width that a configuration asks for."""
     if cfg.kind == "fsq":
-        return FiniteScalarQuantizer(cfg.levels)
-    return VectorQuantizer(cfg.codebook_size, cfg.width, cfg.decay)
+        return ProjectedFsq(width, cfg.levels)
+    return VectorQuantizer(width, cfg.codebook_size, cfg.commitment)
 
 
 class CodebookUsage:

@@ -72,7 +72,8 @@ class HarmonicSource(nn.Module):
         harmonic_N = torch.arange(1, self.num_sines + 1, device=f0_BF.device)
         angle_BFSN = 2.0 * math.pi * cycles_BFS.unsqueeze(3) * harmonic_N + state.offset_BN[:, None, None]
         phase_B = ends_BF[:, -1].remainder(1.0) if ends_BF.shape[1] else state.phase_B
-        return angle_BFSN.sin_(), SourceState(phase_B, state.offset_BN, state.generators)
+        audible_BF1N = (step_BF.unsqueeze(2) * harmonic_N < 0.5).unsqueeze(2)  # the others would fold back
+        return angle_BFSN.sin_() * audible_BF1N, SourceState(phase_B, state.offset_BN, state.generators)
 
     def _noise(self, like_BFSN: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
         if generators is None:

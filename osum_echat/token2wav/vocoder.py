@@ -20,19 +20,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from osum_echat.audio.features import mel_filters
 from osum_echat.config_token2wav import MelConfig, VocoderConfig
 from osum_echat.errors import ConfigError
 from osum_echat.token2wav.source import HarmonicSource, SourceState
 from osum_echat.token2wav.tape import WHOLE, Istft, Stft, StreamConv1d, StreamConvTranspose1d, Tails, Tape
 
 _SLOPE = 0.1  # of the leaky ReLU before an upsampling
-_MAX_MAGNITUDE = 100.0
+_MAX_LOG_MAGNITUDE = math.log(100.0)
+_TYPICAL_LOG_MEL, _TYPICAL_HZ = -5.0, 120.0  # where training starts from
 _PEAK = 0.99  # output is clipped here: 16-bit files and lossy codecs leave no head room at 1
 
 
@@ -110,6 +113,10 @@ class Vocoder(nn.Module):
         self.num_mels, self.hop, self.sample_rate = mel.num_mels, mel.hop, mel.sample_rate
         self.num_kernels = len(cfg.resblock_kernels)
         self.m_source = HarmonicSource(cfg, mel.sample_rate, mel.hop)
+        self.envelope = None if cfg.head == "spectrum" else _envelope(cfg, mel)
+        if self.envelope is not None:
+            nn.init.ones_(self.m_source.l_linear.weight)
+            nn.init.zeros_(self.m_source.l_linear.bias)
         self.f0_predictor = F0Predictor(mel.num_mels, cfg.f0_channels, cfg.causal)
         self.stft, self.istft = Stft(cfg.istft_n_fft, cfg.istft_hop), Istft(cfg.istft_n_fft, cfg.istft_hop)
         self.conv_pre = weight_norm(StreamConv1d(mel.num_mels, cfg.channels, 7, cfg.causal))
@@ -124,6 +131,9 @@ class Vocoder(nn.Module):
             for size in cfg.resblock_kernels:
                 self.resblocks.append(ResBlock(channels, size, cfg.resblock_dilations, cfg.causal))
         self.conv_post = weight_norm(StreamConv1d(channels, cfg.istft_n_fft + 2, 7, cfg.causal))
+        _centre(self.conv_pre)
+        _centre(self.f0_predictor.condnet[0])
+        nn.init.constant_(self.f0_predictor.classifier.bias, _TYPICAL_HZ)
 
     def forward(self, mel_BFM: Tensor, f0_BF: Tensor | None = None, generators: Sequence[torch.Generator] | None = None) -> VocoderOutput:
         """Whole utterances of equal length.
@@ -192,13 +202,26 @@ class Vocoder(nn.Module):
             branches = tape.aligned(*[resblock(x_BCT, tape) for resblock in parallel])
             x_BCT = torch.stack(branches).sum(0) / self.num_kernels
         with _full_precision(x_BCT):
-            x_BCT = F.leaky_relu(x_BCT.to(source_BKT.dtype))
-            samples_B1S = self.istft(_polar(self.conv_post(x_BCT, tape)), tape)
+            x_BCT = self.conv_post(F.leaky_relu(x_BCT.to(source_BKT.dtype)), tape)
+            if self.envelope is None:
+                spectrum_BKT = _polar(x_BCT)
+            else:
+                envelope_BKT = tape.reflect_start(self.envelope(mel_BMF, tape), 1)
+                x_BCT, envelope_BKT, source_BKT = tape.aligned(x_BCT, envelope_BKT, source_BKT)
+                spectrum_BKT = _product(_polar(x_BCT + F.pad(envelope_BKT, (0, 0, 0, envelope_BKT.shape[1]))), source_BKT)
+            samples_B1S = self.istft(spectrum_BKT, tape)
         return samples_B1S.squeeze(1).clamp(-_PEAK, _PEAK), source
 
     def _check_mel(self, mel_BFM: Tensor, batch: int) -> None:
         if mel_BFM.dim() != 3 or mel_BFM.shape[0] != batch or mel_BFM.shape[2] != self.num_mels:
             raise ValueError(f"vocoder: mel {tuple(mel_BFM.shape)}; expected ({batch}, F, {self.num_mels})")
+
+
+@torch.no_grad()
+def _centre(conv: nn.Module) -> None:
+    """Zero out for a log-mel of the usual size in, which is far from zero."""
+    assert isinstance(conv, nn.Conv1d) and conv.bias is not None
+    conv.bias.copy_(-_TYPICAL_LOG_MEL * conv.weight.sum((1, 2)))
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[None]:
@@ -209,9 +232,30 @@ def _full_precision(x: Tensor) -> AbstractContextManager[None]:
 def _polar(x_BCT: Tensor) -> Tensor:
     """Log magnitude and phase (through a sine, which bounds it) as real and imaginary parts."""
     log_magnitude_BKT, phase_BKT = x_BCT.chunk(2, 1)
-    magnitude_BKT = log_magnitude_BKT.exp().clamp(max=_MAX_MAGNITUDE)
+    magnitude_BKT = log_magnitude_BKT.clamp(max=_MAX_LOG_MAGNITUDE).exp()  # in this order the gradient is finite everywhere
     phase_BKT = phase_BKT.sin()
     return torch.cat((magnitude_BKT * phase_BKT.cos(), magnitude_BKT * phase_BKT.sin()), 1)
+
+
+@torch.no_grad()
+def _envelope(cfg: VocoderConfig, mel: MelConfig) -> StreamConvTranspose1d:
+    """Log-mel to log magnitudes at the rate of the iSTFT. It starts as an interpolation between the centres of the mel bands."""
+    filters_MK = mel_filters(mel.num_mels, mel.sample_rate, mel.n_fft, mel.low_hz, mel.high_hz)
+    centre_M = filters_MK @ np.linspace(0.0, mel.sample_rate / 2, filters_MK.shape[1]) / filters_MK.sum(1)
+    bin_K = np.linspace(0.0, mel.sample_rate / 2, cfg.istft_n_fft // 2 + 1)
+    weight_MK = np.stack([np.interp(bin_K, centre_M, one_M) for one_M in np.eye(mel.num_mels)]).astype(np.float32)
+    rate = math.prod(cfg.upsample_rates)
+    layer = StreamConvTranspose1d(mel.num_mels, len(bin_K), rate, rate, cfg.causal)
+    layer.weight.copy_(torch.from_numpy(weight_MK).unsqueeze(2).expand_as(layer.weight))
+    assert layer.bias is not None
+    layer.bias.zero_()
+    return layer
+
+
+def _product(x_BCT: Tensor, y_BCT: Tensor) -> Tensor:
+    """Of complex numbers, real parts then imaginary parts."""
+    (a, b), (c, d) = x_BCT.chunk(2, 1), y_BCT.chunk(2, 1)
+    return torch.cat((a * c - b * d, a * d + b * c), 1)
 
 
 def _source_down(cfg: VocoderConfig, channels: int, rate: int) -> StreamConv1d:

@@ -13,10 +13,11 @@ from torch import nn
 from osum_echat.config import AnyRun, FlowRun, RunConfig, SpeechTokenizerRun, VocoderRun, load_run
 from osum_echat.data.pipeline import Loader, make_loader
 from osum_echat.data.steps import Encoder, SequenceEncoder, TranscriptEncoder
-from osum_echat.errors import CheckpointError, ConfigError
+from osum_echat.errors import CheckpointError, ConfigError, DataError
 from osum_echat.model.build import build_model, parameter_report, set_trainable
 from osum_echat.token2wav.flow import Flow
 from osum_echat.token2wav.flow_training import FlowEncoder, largest_flow_batch
+from osum_echat.token2wav.quantizer import VectorQuantizer
 from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer, build_speech_tokenizer
 from osum_echat.token2wav.stream import Token2wav
 from osum_echat.token2wav.vocoder import Vocoder
@@ -27,6 +28,8 @@ from osum_echat.train.objective import EChatObjective, Objective, SpeechTokenize
 from osum_echat.train.objective_token2wav import FlowObjective, VocoderObjective
 from osum_echat.train.preflight import worst_case_batch
 from osum_echat.train.trainer import LoaderFactory, Trainer
+
+_VECTORS_PER_CODE = 40  # that k-means sees
 
 
 class Arch(NamedTuple):
@@ -53,7 +56,7 @@ ARCHS: dict[str, Arch] = {
     "speech_tokenizer": Arch(
         model=lambda cfg: build_speech_tokenizer(cfg.model),
         encoder=lambda cfg: TranscriptEncoder(cfg.model.encoder.num_mels),
-        objective=lambda cfg: SpeechTokenizerObjective(cfg.model.quantizer.commitment),
+        objective=lambda cfg: SpeechTokenizerObjective(),
         largest_batch=worst_case_batch,
     ),
     "flow": Arch(
@@ -134,18 +137,35 @@ def check_empty(run_dir: RunDir) -> None:
         )
 
 
-def _check_processes(cfg: AnyRun, engine: Engine) -> None:
-    if engine.world > 1 and isinstance(cfg, SpeechTokenizerRun) and cfg.model.quantizer.kind == "vq":
-        raise ConfigError(
-            f"model.quantizer.kind vq trains in one process (each would keep averages of its own), there are {engine.world}; take fsq"
-        )
+def start_codebook(model: nn.Module, cfg: AnyRun, console: Console) -> None:
+    """Puts the codebook of a speech tokenizer that has not been started yet into what its encoder makes of the training data.
+
+    Every rank reads the same data and comes to the same codebook (the engine gives all that of the first in any case).
+    """
+    if not isinstance(model, SpeechTokenizer) or not isinstance(model.quantizer, VectorQuantizer) or model.quantizer.is_started:
+        return
+    latents: list[torch.Tensor] = []
+    wanted, found = _VECTORS_PER_CODE * model.codebook_size, 0
+    model.eval()
+    with torch.inference_mode():
+        for batch in make_loaders(cfg, Engine(torch.device("cpu")))("train", 0, None):
+            latents.append(model.latents(batch.mel_BFM, batch.mel_lens_B.tolist())[0])
+            found += len(latents[-1])
+            if found >= wanted:
+                break
+    if found < model.codebook_size:
+        message = f"the training lists give {found} tokens, a codebook of {model.codebook_size} needs as many at least"
+        raise DataError(message, "too_little_data")
+    console.print(f"codebook: {model.codebook_size} clusters of {found} tokens of the training data", markup=False, highlight=False)
+    model.quantizer.start(torch.cat(latents), cfg.seed)
 
 
 def assemble(cfg: AnyRun, run_dir: RunDir, engine: Engine, console: Console, resume: bool) -> Trainer:
     """A trainer at the start of the run, or at its last checkpoint."""
-    _check_processes(cfg, engine)
     step = run_dir.resumable() if resume else None
     model = make_model(cfg, cfg.train.init if step is None else None, console)
+    if step is None:
+        start_codebook(model, cfg, console)
     console.print(parameter_report(model), markup=False, highlight=False)
     objective = ARCHS[cfg.model.arch].objective(cfg)
     trainer = Trainer(model, cfg, make_loaders(cfg, engine), engine, run_dir, objective, console)

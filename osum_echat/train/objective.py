@@ -90,19 +90,16 @@ class EChatObjective:
 
 
 class SpeechTokenizerObjective:
-    """CTC behind the codebook, and the commitment loss of a codebook that has one."""
+    """CTC behind the codebook, and the loss of a codebook that has one."""
 
     ctc_weight = 1.0
     names: tuple[str, ...] = ("ce",)
 
-    def __init__(self, commitment: float = 0.0) -> None:
-        self.commitment = commitment
-
     def losses(self, model: SpeechTokenizer, batch: Batch) -> LossSums:
-        """Differentiable sums. The commitment is a mean; times the bytes of the batch it survives the division by all bytes as one."""
+        """Differentiable sums. The codebook's is a mean; times the bytes of the batch it survives the division by all bytes as one."""
         output = model(batch.mel_BFM, batch.mel_lens_B.tolist())
         ctc, count = ctc_loss(output.ctc_logits_EC, output.ctc_lens, batch.ctc_ids, batch.ctc_lens_B)
-        return LossSums(torch.zeros_like(ctc), ctc + self.commitment * output.commitment * count)
+        return LossSums(torch.zeros_like(ctc), ctc + output.codebook_loss * count)
 
     def scores(self, model: SpeechTokenizer, batch: Batch) -> dict[str, torch.Tensor]:
         """Per task [CTC sum, bytes without the edits to the likeliest path, bytes]: the accuracy is 1 - byte error rate."""

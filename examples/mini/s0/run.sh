@@ -86,8 +86,8 @@ if stage 2 "speech tokens, and from them to sound"; then
       --checkpoint "$exp/2_speech_tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
     mark_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"
   done
-  dev=speech/dev_tts train_model 2_flow "" speech/train_tts speech/train_s2s
-  dev=speech/dev_tts train_model 2_vocoder "" speech/train_tts speech/train_s2s
+  dev=speech/dev_tts train_model 2_flow "" speech/train_tts
+  dev=speech/dev_tts train_model 2_vocoder "" speech/train_tts
 fi
 
 if stage 3 "shards, and a look at the sequences"; then
@@ -144,6 +144,7 @@ if stage 7 "decode, score, report"; then
       speak_and_listen "$decoded/hyp.list" "$decoded"
       score_speech "$task" "$list" "$decoded" --hyp "$decoded"
     done
+    python "$tools/bench/bench_first_audio.py" --dir "$exp/2d_s2s_interleaved" --list "$data/test_s2s.list" --num 20 --results "$exp/results.json"
   fi
-  python -m osum_echat.bin.report --dir "$exp"
+  python -m osum_echat.bin.report --dir "$exp" --targets targets.yaml
 fi

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from osum_echat.token2wav.matching import cosine_time, draw_noise, euler, path, squared_error
+from osum_echat.token2wav.matching import cosine_time, draw_noise, euler, gaussian_velocity, path, squared_error
 
 
 def test_cosine_time_is_the_published_schedule():
@@ -23,6 +23,21 @@ def test_path_begins_in_noise_ends_at_the_target_and_has_the_stated_velocity():
     torch.testing.assert_close(point[2], target[2] + sigma * noise[2])
     later, _ = path(target, noise, t + 1e-6, sigma)
     torch.testing.assert_close((later - point) / 1e-6, velocity, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("std", [0.1, 1.0])
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.9, 1.0])
+def test_expected_velocity_is_the_regression_on_points_of_gaussian_targets(std, t):
+    """Least squares over many draws finds the same line, and the same scatter around it."""
+    draw, sigma, mean = torch.Generator().manual_seed(0), 0.01, 0.7
+    target = mean + std * torch.randn(1, 200_000, 1, generator=draw, dtype=torch.float64)
+    noise = torch.randn(1, 200_000, 1, generator=draw, dtype=torch.float64)
+    time = torch.tensor([t], dtype=torch.float64)
+    point, velocity = path(target, noise, time, sigma)
+    expected, left = gaussian_velocity(point, torch.full_like(point, mean), torch.tensor([std], dtype=torch.float64), time, sigma)
+    rest = (velocity - expected).flatten()
+    assert rest.mean().abs() < 0.01 and rest.std().item() == pytest.approx(left.item(), rel=0.01)
+    assert torch.corrcoef(torch.stack([rest, point.flatten()]))[0, 1].abs() < 0.01, "nothing of the point is left in the rest"
 
 
 def test_error_of_a_linear_toy_has_its_analytic_value():

@@ -12,7 +12,7 @@ from osum_echat.text.vocab import NUM_BYTES
 from osum_echat.token2wav.speech_tokenizer import build_speech_tokenizer
 
 FSQ = {"codebook_size": 64, "levels": [4, 4, 4]}
-VQ = {"kind": "vq", "codebook_size": 64, "width": 8}
+VQ = {"kind": "vq", "codebook_size": 64}
 
 
 def make(quantizer=FSQ, frames_per_token=2, seed=0):
@@ -24,14 +24,20 @@ def make(quantizer=FSQ, frames_per_token=2, seed=0):
         num_layers_after=1,
     )
     model = build_speech_tokenizer(cfg)
-    if quantizer is VQ:  # a few steps put its vectors where the data is
-        for _ in range(3):
-            model.train()(torch.randn(1, 400, 80), [400])
+    if quantizer is VQ:
+        mel = model.log_mel(waves(160000)[0]).unsqueeze(0)
+        model.quantizer.start(model.latents(mel, [mel.shape[1]])[0].detach(), seed)
     return model.eval()
 
 
 def waves(*lengths):
-    return [0.1 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in lengths]
+    """Tones that change every 20 ms, so that neighbouring tokens differ."""
+    result = []
+    for length in lengths:
+        draw = torch.Generator().manual_seed(length)
+        hertz = (100 * 60 ** torch.rand(length // 320 + 1, generator=draw)).repeat_interleave(320)[:length]
+        result.append(0.3 * (2 * torch.pi * hertz.cumsum(0) / 16000).sin() + 1e-3 * torch.randn(length, generator=draw))
+    return result
 
 
 @pytest.mark.parametrize("frames_per_token", [1, 2, 4])
@@ -100,7 +106,7 @@ def test_every_parameter_is_trained(quantizer):
     mel = model.log_mel(waves(8000)[0])
     output = model(mel.unsqueeze(0), [len(mel)])
     loss, _ = ctc_loss(output.ctc_logits_EC, output.ctc_lens, torch.tensor([1, 2, 3]), torch.tensor([3]))
-    (loss + output.commitment).backward()
+    (loss + output.codebook_loss).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
     assert not silent
 

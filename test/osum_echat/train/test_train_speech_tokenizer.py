@@ -13,7 +13,7 @@ from osum_echat.data.source import read_raw_list
 from osum_echat.data.steps import TranscriptEncoder
 from osum_echat.errors import ConfigError, DataError
 from osum_echat.losses import ctc_loss
-from osum_echat.train.assemble import ARCHS, assemble, load_speech_tokenizer, make_loaders, make_model
+from osum_echat.train.assemble import assemble, load_speech_tokenizer, make_loaders, make_model
 from osum_echat.train.checkpoint import RunDir, load_file
 from osum_echat.train.engine import Engine
 from osum_echat.train.metrics import read_metrics
@@ -22,7 +22,7 @@ from osum_echat.train.preflight import preflight, worst_case_batch
 from osum_echat.utterance import Utterance
 
 FSQ = {"kind": "fsq", "codebook_size": 64, "levels": [4, 4, 4]}
-VQ = {"kind": "vq", "codebook_size": 32, "width": 8}
+VQ = {"kind": "vq", "codebook_size": 32}
 TIMED = ("tokens_per_second", "data_wait", "seconds", "peak_memory_gb")
 
 
@@ -114,21 +114,35 @@ def test_best_path_joins_and_drops_blanks():
     assert best_path(logits) == [1, 1, 2, 0]
 
 
-def test_commitment_is_weighted_as_configured(tokenizer_yaml):
-    cfg = load_run(tokenizer_yaml, [f"model.quantizer={json.dumps(VQ)}"])
-    assert ARCHS["speech_tokenizer"].objective(cfg).commitment == 0.25
-    model = make_model(cfg, None, Console(quiet=True)).eval()
+def test_the_codebook_starts_in_the_data_and_counts_in_the_loss(tokenizer_yaml, tmp_path):
+    """Every rank finds the same clusters, most of which are in use; a resumed run keeps what it has."""
+    cfg = load_run(tokenizer_yaml, [f"model.quantizer={json.dumps(VQ)}", "train.max_steps=2", "train.save_every=2"])
+    trainer = trainer_of(cfg, tmp_path / "run")
+    start = trainer.model.quantizer.codebook_CD.detach().clone()
+    assert torch.equal(trainer_of(cfg, tmp_path / "twin").model.quantizer.codebook_CD, start) and trainer.model.quantizer.is_started
     batch = next(iter(make_loaders(cfg, Engine(torch.device("cpu")))("dev", 0, None)))
-    plain, weighted = (SpeechTokenizerObjective(weight).losses(model, batch) for weight in (0.0, 2.0))
-    commitment = model(batch.mel_BFM, batch.mel_lens_B.tolist()).commitment
-    assert float(plain.ce) == 0.0 and float(commitment.detach()) > 0
-    torch.testing.assert_close((weighted.ctc - plain.ctc) / batch.num_ctc, 2 * commitment, rtol=1e-3, atol=1e-4)
+    output = trainer.model(batch.mel_BFM, batch.mel_lens_B.tolist())
+    assert len(output.codes_N.unique()) > 8
+    ctc, count = ctc_loss(output.ctc_logits_EC, output.ctc_lens, batch.ctc_ids, batch.ctc_lens_B)
+    sums = SpeechTokenizerObjective().losses(trainer.model, batch)
+    torch.testing.assert_close(sums.ctc - ctc, output.codebook_loss * count, rtol=1e-3, atol=1e-2)
+    assert float(sums.ce) == 0.0 and float(output.codebook_loss.detach()) > 0
+    trainer.run()
+    learnt = load_file(tmp_path / "run/final.pt")["quantizer.codebook_CD"]
+    assert not torch.equal(learnt, start)
+    assert torch.equal(trainer_of(cfg, tmp_path / "run", resume=True).model.quantizer.codebook_CD, learnt)
+
+
+def test_a_codebook_larger_than_the_data_is_refused(tokenizer_yaml, tmp_path):
+    cfg = load_run(tokenizer_yaml, ['model.quantizer={"kind": "vq", "codebook_size": 100000}'])
+    with pytest.raises(DataError, match=r"the training lists give \d+ tokens, a codebook of 100000 needs as many at least"):
+        trainer_of(cfg, tmp_path / "run")
 
 
 def test_it_starts_from_the_encoder_of_a_language_model(tiny_run, tokenizer_yaml, tmp_path):
     echat = make_model(load_config(tiny_run / "tiny.yaml", ["seed=5"]), None, Console(quiet=True))
     torch.save(echat.state_dict(), tmp_path / "final.pt")
-    own = ["norm", "down", "up"]
+    own = ["quantizer"]
     cfg = load_run(tokenizer_yaml, [f"train.init_allow_missing={json.dumps(own)}"])
     model = make_model(cfg, str(tmp_path / "final.pt"), Console(quiet=True))
     weights = echat.encoder.state_dict()
@@ -179,12 +193,3 @@ def test_wrong_configurations_name_what_is_wrong(tiny_run, tokenizer_yaml, tmp_p
         load_config(tokenizer_yaml)
     with pytest.raises(ConfigError, match=r"model\.arch is echat, expected speech_tokenizer"):
         load_speech_tokenizer(tiny_run / "tiny.yaml", tmp_path / "none.pt")
-
-
-def test_vq_refuses_several_processes(tokenizer_yaml, tmp_path):
-    class Two(Engine):
-        world = 2
-
-    cfg = load_run(tokenizer_yaml, [f"model.quantizer={json.dumps(VQ)}"])
-    with pytest.raises(ConfigError, match="trains in one process"):
-        assemble(cfg, RunDir(tmp_path), Two(torch.device("cpu")), Console(quiet=True), False)
