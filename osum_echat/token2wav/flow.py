@@ -85,7 +85,7 @@ class Condition:
     def kept(self, keep_B: Tensor) -> "Condition":
         """Without any condition where ``keep_B`` is 0."""
         keep_B11 = keep_B[:, None, None]
-        std_B = torch.lerp(torch.ones_like(keep_B), self.std_B, keep_B)  # normalised mel is one away from nothing
+        std_B = 1.0 + keep_B * (self.std_B - 1.0)  # normalised mel is one away from nothing
         return Condition(self.mu_BFM * keep_B11, self.speaker_BM * keep_B[:, None], self.prompt_BFM * keep_B11, std_B)
 
     def with_unconditional(self) -> "Condition":

@@ -31,6 +31,8 @@ def tiny_flow(causal=True, **changes):
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.mul_(1.5)
+        if flow.cfg.condition_std is not None:  # which starts with an estimator that says nothing
+            flow.estimator.final_proj.weight.normal_(std=0.3)
     return flow
 
 

@@ -293,6 +293,24 @@ def test_guidance_is_the_formula_and_weight_zero_is_the_conditional_branch(flows
     assert (conditional - unconditional).abs().max() > 0.1
 
 
+@torch.no_grad()
+def test_before_training_a_condition_with_a_spread_gives_mels_of_that_spread(flows):
+    """The estimator adds nothing yet: what is drawn is normal around the condition; without noise it is the condition."""
+    flow = Flow(flows.tiny_config(condition_std=0.3)).eval()
+    tokens_T, voice = flows.tokens(200), flows.voice(flow)
+    sampling = flows.SAMPLING.model_copy(update={"guidance": 0.0, "num_steps": 100})
+
+    def mel(temperature, seed):
+        drawn = flow.synthesize([tokens_T], [voice], [flows.seeded(seed)], sampling.model_copy(update={"temperature": temperature}))[0]
+        return (drawn - flow.cfg.mel_mean) / flow.cfg.mel_std
+
+    still = mel(0.0, 0)
+    assert torch.equal(mel(0.0, 1), still)
+    for temperature in (0.5, 1.0):
+        scatter = torch.stack([mel(temperature, seed) - still for seed in range(4)])
+        assert scatter.mean().abs() < 0.02 and scatter.std().item() == pytest.approx(0.3 * temperature, rel=0.1)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_everything_given_shows_in_the_mel(flows, causal):
     flow = flows.tiny_flow(causal)

@@ -38,13 +38,14 @@ def lengths():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "guidance", "dtype"), [(0, 0.7, "float32"), (9, 0.7, "float32"), (30, 0.0, "float32"), (9, 0.7, "float64")]
+    ("prompt", "guidance", "dtype", "std"),
+    [(0, 0.7, "float32", None), (9, 0.7, "float32", None), (30, 0.0, "float32", None), (9, 0.7, "float64", None), (9, 0.7, "float64", 0.3)],
 )
-def test_any_pushes_give_the_offline_mel(flows, prompt, guidance, dtype):
+def test_any_pushes_give_the_offline_mel(flows, prompt, guidance, dtype, std):
     """In float32 to 1e-5 of the mel's deviation; in float64 so closely that no frame can have seen anything else."""
     tolerance = {"float32": 1e-5, "float64": 1e-11}[dtype]
-    flow = flows.tiny_flow().to(getattr(torch, dtype))
-    sampling = FlowSamplingConfig(num_steps=2, guidance=guidance, first_hop_tokens=8, hop_tokens=10)
+    flow = flows.tiny_flow(condition_std=std).to(getattr(torch, dtype))
+    sampling = FlowSamplingConfig(num_steps=2, guidance=guidance, temperature=0.5 if std else 1.0, first_hop_tokens=8, hop_tokens=10)
     voice, rng = flows.voice(flow, prompt), random.Random(prompt)
     for length in lengths():
         tokens_T = flows.tokens(length, seed=length)
