@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from osum_echat.config_token2wav import QuantizerConfig
@@ -139,6 +138,8 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def start(self, z_ND: Tensor, seed: int) -> None:
         """The codebook becomes the k-means centres of the vectors, of which there must be at least ``codebook_size``."""
+        from sklearn.cluster import KMeans
+
         found = KMeans(self.codebook_size, n_init=1, max_iter=_ITERATIONS, random_state=seed).fit(z_ND.float().cpu().numpy())
         self.codebook_CD.copy_(torch.from_numpy(found.cluster_centers_))
 
