@@ -50,13 +50,17 @@ def num_llm_frames(num_samples: int) -> int:
     return num_adapter_frames(num_encoder_frames(num_mel_frames(num_samples)))
 
 
+def mel_edges(num_mels: int, low_hz: float, high_hz: float) -> np.ndarray:
+    """(num_mels + 2,) frequencies in Hz, even on Slaney's mel scale: filter m rises from edge m to its peak at m + 1 and falls to m + 2."""
+    return _mel_to_hz(np.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), num_mels + 2))
+
+
 def mel_filters(
     num_mels: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT, low_hz: float = 0.0, high_hz: float | None = None
 ) -> np.ndarray:
     """Triangular Slaney filters of unit area, (num_mels, n_fft // 2 + 1), from ``low_hz`` to ``high_hz`` (None: half the sample rate)."""
     bins_hz = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
-    high_hz = sample_rate / 2 if high_hz is None else high_hz
-    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), num_mels + 2))
+    edges_hz = mel_edges(num_mels, low_hz, sample_rate / 2 if high_hz is None else high_hz)
     lower, centre, upper = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising = (bins_hz - lower) / (centre - lower)
     falling = (upper - bins_hz) / (upper - centre)

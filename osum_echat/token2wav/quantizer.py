@@ -138,7 +138,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def start(self, z_ND: Tensor, seed: int) -> None:
         """The codebook becomes the k-means centres of the vectors, of which there must be at least ``codebook_size``."""
-        from sklearn.cluster import KMeans
+        from sklearn.cluster import KMeans  # here: it would cost every command a second, for something done once
 
         found = KMeans(self.codebook_size, n_init=1, max_iter=_ITERATIONS, random_state=seed).fit(z_ND.float().cpu().numpy())
         self.codebook_CD.copy_(torch.from_numpy(found.cluster_centers_))

@@ -5,6 +5,10 @@ through upsampling stages of residual blocks with Snake (https://arxiv.org/abs/2
 source at its own rate; the last layer's output is a log magnitude and a phase, which one iSTFT turns into samples. With the published
 sizes the parameters have the published names and shapes.
 
+``head: filter`` is for training from nothing in minutes: magnitude and phase are those of a filter that the spectrum of the source is
+multiplied by (as in https://arxiv.org/abs/1910.09778, in the frequency domain), and a linear layer, which starts as interpolation, adds the
+log-mel to the log magnitudes. So before the first step the output has the envelope of its mel, and the network learns corrections.
+
 One code path serves whole utterances and streams (tape.py): ``push`` hands out every sample that later frames cannot change, ``flush``
 the rest, together exactly what ``forward`` gives. Streams of a batch move in step. The non-causal network looks about 19 frames ahead;
 ``causal`` convolutions look back only, and the output is then behind its mel by less than a hop.
@@ -27,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from osum_echat.audio.features import mel_filters
+from osum_echat.audio.features import mel_edges
 from osum_echat.config_token2wav import MelConfig, VocoderConfig
 from osum_echat.errors import ConfigError
 from osum_echat.token2wav.source import HarmonicSource, SourceState
@@ -239,11 +243,11 @@ def _polar(x_BCT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _envelope(cfg: VocoderConfig, mel: MelConfig) -> StreamConvTranspose1d:
-    """Log-mel to log magnitudes at the rate of the iSTFT. It starts as an interpolation between the centres of the mel bands."""
-    filters_MK = mel_filters(mel.num_mels, mel.sample_rate, mel.n_fft, mel.low_hz, mel.high_hz)
-    centre_M = filters_MK @ np.linspace(0.0, mel.sample_rate / 2, filters_MK.shape[1]) / filters_MK.sum(1)
-    bin_K = np.linspace(0.0, mel.sample_rate / 2, cfg.istft_n_fft // 2 + 1)
-    weight_MK = np.stack([np.interp(bin_K, centre_M, one_M) for one_M in np.eye(mel.num_mels)]).astype(np.float32)
+    """Log-mel to log magnitudes at the rate of the iSTFT. It starts as an interpolation between the peaks of the mel bands."""
+    nyquist = mel.sample_rate / 2
+    peak_M = mel_edges(mel.num_mels, mel.low_hz, nyquist if mel.high_hz is None else mel.high_hz)[1:-1]
+    bin_K = np.linspace(0.0, nyquist, cfg.istft_n_fft // 2 + 1)
+    weight_MK = np.stack([np.interp(bin_K, peak_M, one_M) for one_M in np.eye(mel.num_mels)]).astype(np.float32)
     rate = math.prod(cfg.upsample_rates)
     layer = StreamConvTranspose1d(mel.num_mels, len(bin_K), rate, rate, cfg.causal)
     layer.weight.copy_(torch.from_numpy(weight_MK).unsqueeze(2).expand_as(layer.weight))

@@ -113,7 +113,7 @@ def test_askers_and_read_sentences_are_disjoint_and_every_question_is_asked() ->
     plans = {split: make_tts_plans(settings, split) for split in SPLITS}
     assert all(split_of(plan.sentence.text) == split for split, rows in plans.items() for plan in rows)
     emotions = Counter(plan.emotion for plan in plans["train"])
-    assert emotions.pop("neutral") == 500 and set(emotions.values()) == {250}
+    assert emotions.pop("neutral") == 1334 and set(emotions.values()) == {666, 667}
     assert len(make_reply_plans(exchanges["train"])) == len(all_facts())
 
 

@@ -108,7 +108,7 @@ def test_finished_work_is_not_repeated_but_another_checkpoint_is_noticed(tokeniz
     assert out.stat().st_mtime_ns == stamp and not calls
     other = tmp_path / "other.pt"
     weights = torch.load(tokenizer[1])
-    weights["down.bias"] = weights["down.bias"] + 1.0
+    weights["quantizer.down.bias"] = weights["quantizer.down.bias"] + 1.0
     torch.save(weights, other)
     before = codes_of(out)
     extract(replace(settings, checkpoint=str(other)), out, 1, 0.0)

@@ -63,14 +63,15 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize(("case", "steps", "factor"), [("flow", 60, 0.8), ("vocoder", 40, 0.6)])
-def test_the_command_trains_it(voice_runs, voices, tmp_path, monkeypatch, case, steps, factor):
+@pytest.mark.parametrize(("case", "steps", "part", "factor"), [("flow", 60, "loss", 0.8), ("vocoder", 40, "mel", 0.6)])
+def test_the_command_trains_it(voice_runs, voices, tmp_path, monkeypatch, case, steps, part, factor):
+    """The vocoder is judged by its mel: it starts near the pitch of these voices, whose error then varies from batch to batch."""
     sets = [f"train.max_steps={steps}", "train.save_every=1000", f"train.eval_every={steps // 2}", "data.num_workers=1"]
     arguments = ["--config", voice_runs / f"{case}.yaml", "--dir", tmp_path / "run", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["train", *map(str, arguments), *(word for item in sets for word in ("--set", item))])
     assert train.main() == 0
     rows = rows_of(tmp_path / "run")
-    losses = [row["loss"] for row in rows if row["split"] == "train"]
+    losses = [row[part] for row in rows if row["split"] == "train"]
     assert sum(losses[-8:]) < factor * sum(losses[:8]), losses
     dev = [row for row in rows if row["split"] == "dev"]
     assert {row["task"] for row in dev} == {"all", "s2s", "tts"} and "accuracy" not in dev[0]
