@@ -198,6 +198,16 @@ class GroupConfig(Section):
     lr_scale: float = Field(ge=0, description="Factor on the learning rate.")
 
 
+class MuonConfig(Section):
+    """Muon (arXiv:2502.16982) in place of AdamW for the weight matrices inside a network that starts from nothing.
+
+    Embeddings and output layers are not for it: leave them out of the prefixes.
+    """
+
+    prefixes: list[str] = Field(min_length=1, description="Name prefixes whose matrices it trains, such as `llm.layers`.")
+    lr_scale: float = Field(1.0, gt=0, description="Factor on the learning rate; an update of 1.0 is as large as AdamW's.")
+
+
 class OptimConfig(Section):
     """AdamW (arXiv:1711.05101); no weight decay on norms and biases."""
 
@@ -206,6 +216,7 @@ class OptimConfig(Section):
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of matrices.")
     eps: float = Field(1e-8, gt=0, description="Epsilon.")
     groups: list[GroupConfig] = Field([], description="Learning-rate scales by name prefix.")
+    muon: MuonConfig | None = Field(None, description="Matrices that Muon trains; null: none.")
 
 
 class ScheduleConfig(Section):

@@ -28,7 +28,7 @@ from osum_echat.train.engine import Engine
 from osum_echat.train.evaluation import describe_score, evaluate
 from osum_echat.train.metrics import MetricsWriter, hash_keys, peak_memory_bytes, read_metrics
 from osum_echat.train.objective import Objective, TrainBatch
-from osum_echat.train.optim import make_optimizer
+from osum_echat.train.optim import make_optimizer, make_schedule
 from osum_echat.train.progress import StatusLine
 from osum_echat.train.stop import StopRequest
 
@@ -110,7 +110,8 @@ class Trainer:
         self.loaders, self.engine, self.run_dir, self.objective = loader_factory, engine, run_dir, objective
         self.console = console if engine.is_main else None
         engine.prepare(model)
-        self.optimizer, self.schedule = make_optimizer(model, cfg.train)
+        self.optimizer = make_optimizer(model, cfg.train, engine)
+        self.schedule = make_schedule(cfg.train.schedule, cfg.train.max_steps)
         self.position = Position()
         self.dev: tuple[int, float] | None = None  # (step, loss) of the last evaluation
         self.saved = -1  # step of the last checkpoint
@@ -134,9 +135,9 @@ class Trainer:
         load_weights(self.model, self.run_dir.weights(step))
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise CheckpointError(f"{path}: the optimizer holds other parameters than train.trainable now selects ({error})") from None
-        self.schedule.load_state_dict(state["schedule"])
+        except (KeyError, ValueError) as error:
+            reason = f"other parameters than train.trainable and train.optim now select ({error})"
+            raise CheckpointError(f"{path}: the optimizer holds {reason}") from None
         self.position = Position(**state["positions"][self.engine.rank])
         self.saved = step
         return step
@@ -281,15 +282,14 @@ class Trainer:
         ce_sum, ctc_sum, *part_sums, grad_norm = torch.cat([engine.sum_tensor(sums), norm[None]]).tolist()
         if not math.isfinite(ce_sum + ctc_sum + grad_norm):
             self._refuse(step, fetched, per_batch)
-        learning_rate = self.train.optim.lr * self.schedule.lr_lambdas[0](self.schedule.last_epoch)
         self.optimizer.step()
-        self.schedule.step()
         ce, *parts = (value / max(1, fetched.num_supervised) for value in (ce_sum, *part_sums))
         ctc = ctc_sum / max(1, fetched.num_ctc)
         row = {"step": step, "split": "train", "epoch": self.position.epoch, "loss": ce + self.objective.ctc_weight * ctc}
         row |= dict(zip(self.objective.names, (ce, *parts), strict=True))
         row |= {"ctc": ctc} if fetched.num_ctc else {}
-        row |= {"grad_norm": grad_norm, "lr": learning_rate, "tokens": fetched.num_tokens, "supervised": fetched.num_supervised}
+        row |= {"grad_norm": grad_norm, "lr": self.train.optim.lr * self.schedule(step)}
+        row |= {"tokens": fetched.num_tokens, "supervised": fetched.num_supervised}
         self.position.step = step
         self.position.batches += fetched.num_batches
         self.position.tokens += fetched.num_tokens
@@ -368,8 +368,7 @@ class Trainer:
         side: dict[str, Any] = {"step": position.step, "epoch": position.epoch, "init": self.train.init, "seed": self.cfg.seed}
         if self.dev and self.dev[0] == position.step:
             side["dev_loss"] = self.dev[1]
-        state = {"world": self.engine.world, "positions": positions}
-        state |= {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        state = {"world": self.engine.world, "positions": positions, "optimizer": self.optimizer.state_dict()}
         self.run_dir.save(position.step, weights_on_cpu(self.model), side, state, self.train.keep_last)
         self.status.log(f"step {position.step}: saved {self.run_dir.weights(position.step)}")
         self.meter = Meter()

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from osum_echat.config import OptimConfig, ScheduleConfig, TrainConfig
 from osum_echat.errors import ConfigError
+from osum_echat.train.engine import Engine
 from osum_echat.train.optim import make_groups, make_optimizer, make_schedule
 
 
@@ -41,12 +43,25 @@ def model():
 def test_groups_scale_and_decay():
     net = model()
     net["llm"]["a"].bias.requires_grad_(False)
-    groups = make_groups(net, OptimConfig(lr=1.0, groups=[{"prefix": "llm", "lr_scale": 0.1}, {"prefix": "llm.norm", "lr_scale": 0.5}]))
+    scales = [{"prefix": "llm", "lr_scale": 0.1}, {"prefix": "llm.norm", "lr_scale": 0.5}]
+    groups, muon = make_groups(net, OptimConfig(lr=1.0, groups=scales))
+    assert not muon
     found = {(group["lr"], group["weight_decay"]): [p.dim() for p in group["params"]] for group in groups}
     assert found == {(1.0, 0.01): [2], (1.0, 0.0): [1], (0.1, 0.01): [2], (0.5, 0.0): [1, 1]}
 
 
+def test_muon_takes_the_matrices_of_its_prefixes():
+    optim = {"lr": 1.0, "groups": [{"prefix": "llm", "lr_scale": 0.1}], "muon": {"prefixes": ["llm"], "lr_scale": 4.0}}
+    net = model()
+    groups = make_groups(net, OptimConfig(**optim))
+    assert [(group["lr"], group["params"]) for group in groups.muon] == [(0.4, [net["llm"]["a"].weight])]
+    others = {id(parameter) for group in groups.adamw for parameter in group["params"]}
+    assert others == {id(parameter) for parameter in net.parameters()} - {id(net["llm"]["a"].weight)}
+
+
 def test_prefix_of_nothing_is_an_error():
+    with pytest.raises(ConfigError, match=r"muon\.prefixes: no parameter starts with 'decoder'"):
+        make_groups(model(), OptimConfig(muon={"prefixes": ["decoder"]}))
     with pytest.raises(ConfigError, match="'encoders'; the model has encoder, llm"):
         make_groups(model(), OptimConfig(groups=[{"prefix": "encoders", "lr_scale": 0.1}]))
     frozen = model().requires_grad_(False)
@@ -56,12 +71,12 @@ def test_prefix_of_nothing_is_an_error():
 
 def test_first_step_uses_the_factor_of_step_one():
     net = model()
-    optimizer, scheduler = make_optimizer(net, TrainConfig(max_steps=1, optim={"lr": 0.4}, schedule={"warmup_steps": 4}))
+    optim = {"lr": 0.4, "muon": {"prefixes": ["llm"], "lr_scale": 2.0}}
+    optimizer = make_optimizer(net, TrainConfig(max_steps=1, optim=optim, schedule={"warmup_steps": 4}), Engine(torch.device("cpu")))
     rates = []
     for _ in range(4):
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append([part.param_groups[0]["lr"] for part in optimizer.optimizers])
         for parameter in net.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert np.array(rates) == pytest.approx(np.outer([0.1, 0.2, 0.3, 0.4], [1, 2]))
