@@ -217,6 +217,8 @@ class FlowConfig(Section):
             )
         if self.num_mels % 2:
             raise ValueError(f"num_mels must be even, got {self.num_mels}")
+        if self.condition_std is not None and self.prior_weight == 0:
+            raise ValueError("condition_std needs a prior_weight above 0: nothing else brings the condition near the mel")
         return self
 
 

@@ -1,8 +1,8 @@
-"""The sentences of the mini corpus: a few dozen templates over about 180 words of everyday requests and statements, grouped by topic.
+"""The sentences of the mini corpus: a few dozen templates over about 200 words of everyday requests and statements, grouped by topic.
 
 A sentence says nothing about who speaks or how: labels are drawn independently, so a score on them measures the sound. Which split a
 sentence belongs to is a hash of its words (not of the seed): no test sentence can occur in any training set. Left out: punctuation,
-numbers, names.
+numbers above nine, names.
 """
 
 import hashlib
@@ -37,6 +37,7 @@ _SLOTS: dict[str, tuple[str, ...]] = {
     "pet": ("dog", "cat", "horse", "bird", "rabbit"),
     "room": ("kitchen", "garden", "bedroom", "window", "door"),
     "thing": ("phone", "book", "coat", "bag", "key"),
+    "digit": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
 }
 
 _TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -99,6 +100,11 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
         "did you see my {person} near {place}",
         "i will visit my {person} near {place}",
     ),
+    "numbers": (
+        "please dial {digit} {digit} {digit}",
+        "the {vehicle} to {place} leaves at {digit}",
+        "wake me up at {digit} {time}",
+    ),
 }
 
 
@@ -126,8 +132,9 @@ def all_sentences() -> Iterator[tuple[str, Sentence]]:
     for topic, templates in _TEMPLATES.items():
         for template in templates:
             slots = re.findall(r"{(\w+)}", template)
+            frame = re.sub(r"{\w+}", "{}", template)
             for words in itertools.product(*(_SLOTS[slot] for slot in slots)):
-                yield template, Sentence(template.format(**dict(zip(slots, words, strict=True))), topic)
+                yield template, Sentence(frame.format(*words), topic)
 
 
 @lru_cache(maxsize=1)

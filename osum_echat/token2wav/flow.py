@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from osum_echat.config_token2wav import EstimatorConfig, FlowConfig, FlowSamplingConfig, TokenEncoderConfig
+from osum_echat.config_token2wav import EstimatorConfig, FlowConfig, FlowSamplingConfig
 from osum_echat.errors import DataError
 from osum_echat.token2wav.blocks import Scope, padding_scope
 from osum_echat.token2wav.chunks import Cache, ChunkGrid
@@ -32,13 +32,6 @@ FLOW_PRESETS: dict[str, FlowConfig] = {
     # The flow of CosyVoice-300M-25Hz, which OSUM-EChat speaks with: 104,874,752 parameters.
     "cosyvoice_300m_25hz": FlowConfig(
         causal=False, sample_rate=22050, hop=256, mel_mean=0.0, mel_std=1.0, estimator=EstimatorConfig(channels=[256, 256])
-    ),
-    # Trains on a laptop's CPU: 1.8 M parameters.
-    "mini": FlowConfig(
-        codebook_size=512,
-        encoder=TokenEncoderConfig(width=128, num_layers=2, num_heads=4, ffn_width=256),
-        estimator=EstimatorConfig(channels=[96], num_blocks=1, num_mid_blocks=2, num_heads=4, head_dim=24),
-        sampling=FlowSamplingConfig(num_steps=6),
     ),
 }
 
