@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from osum_echat.config_optim import OptimConfig, ScheduleConfig
 from osum_echat.config_token2wav import FlowConfig, MelConfig, QuantizerConfig, VocoderConfig, VocoderLossConfig, check_same_frames
 from osum_echat.config_types import NonNegative, Positive, Probability, Rate, Section, check_divides, check_unused
 from osum_echat.config_yaml import SectionDoc, apply_override, describe_error, flatten, read_yaml, run_docs
@@ -189,45 +190,6 @@ class DataConfig(Section):
     filter: FilterConfig = Field(default_factory=FilterConfig, description="Bounds.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="Augmentation.")
     max_drop: Rate = Field(0.02, description="The run stops when a larger share of an epoch was dropped.")
-
-
-class GroupConfig(Section):
-    """Learning-rate scale of the parameters under a name prefix; the longest matching prefix wins."""
-
-    prefix: str = Field(description="Name prefix, such as `encoder`.")
-    lr_scale: float = Field(ge=0, description="Factor on the learning rate.")
-
-
-class MuonConfig(Section):
-    """Muon (arXiv:2502.16982) in place of AdamW for the weight matrices inside a network that starts from nothing.
-
-    Embeddings and output layers are not for it: leave them out of the prefixes.
-    """
-
-    prefixes: list[str] = Field(min_length=1, description="Name prefixes whose matrices it trains, such as `llm.layers`.")
-    lr_scale: float = Field(1.0, gt=0, description="Factor on the learning rate; an update of 1.0 is as large as AdamW's.")
-
-
-class OptimConfig(Section):
-    """AdamW (arXiv:1711.05101); no weight decay on norms and biases."""
-
-    lr: float = Field(5e-6, gt=0, description="Peak learning rate.")
-    betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="Decay of the two moments.")
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay of matrices.")
-    eps: float = Field(1e-8, gt=0, description="Epsilon.")
-    groups: list[GroupConfig] = Field([], description="Learning-rate scales by name prefix.")
-    muon: MuonConfig | None = Field(None, description="Matrices that Muon trains; null: none.")
-
-
-class ScheduleConfig(Section):
-    """Learning rate over optimizer steps."""
-
-    kind: Literal["warmup_inverse_sqrt", "warmup_linear", "warmup_cosine", "constant"] = Field(
-        "warmup_inverse_sqrt", description="After the warm-up: 1/sqrt(step) (WeNet's WarmupLR), linear or cosine decay, or always the peak."
-    )
-    warmup_steps: NonNegative = Field(8000, description="Steps to the peak; not used by `constant`.")
-    total_steps: Positive | None = Field(None, description="End of the linear or cosine decay; null takes `train.max_steps`.")
-    min_factor: Rate = Field(0.0, description="Floor of the linear or cosine decay, as a share of the peak.")
 
 
 class TrainConfig(Section):

@@ -7,6 +7,7 @@ Left out on purpose: variables, includes inside lists, import paths. `base: othe
 from __future__ import annotations
 
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Mapping
@@ -183,7 +184,7 @@ def section_docs(section: type[BaseModel], path: str = "") -> list[SectionDoc]:
         if child:
             is_list = typing.get_origin(field.annotation) is list
             below += section_docs(child, f"{path}.{key}".lstrip(".") + ("[]" if is_list else ""))
-    return [SectionDoc(path, (section.__doc__ or "").strip(), fields), *below]
+    return [SectionDoc(path, inspect.cleandoc(section.__doc__ or ""), fields), *below]
 
 
 def run_docs(main: type[BaseModel], others: Mapping[str, type[BaseModel]]) -> list[SectionDoc]:

@@ -180,9 +180,13 @@ def describe_plan(cfg: AnyRun, engine: Engine) -> str:
     train, world = cfg.train, engine.world
     ends = [f"{n} {what}" for n, what in ((train.max_epochs, "epochs"), (train.max_steps, "steps")) if n]
     lists = ", ".join(f"{source.list} ({source.kind}, weight {source.weight:g})" for source in cfg.data.train)
+    muon = train.optim.muon
+    rates = f"lr {train.optim.lr:g}"
+    if muon:
+        rates += f" (Muon, {', '.join(muon.prefixes)}: {train.optim.lr * muon.lr_scale:g})"
     lines = [
         f"data: {lists}; dev: {', '.join(source.list for source in cfg.data.dev) or 'none'}",
         f"step: {world} process{'es' if world > 1 else ''} x {train.accum_steps} micro-batches of at most {train.max_tokens} positions",
-        f"run: {' or '.join(ends)}; lr {train.optim.lr:g} {train.schedule.kind}, {train.dtype} on {engine.device}, clip {train.clip:g}",
+        f"run: {' or '.join(ends)}; {rates} {train.schedule.kind}, {train.dtype} on {engine.device}, clip {train.clip:g}",
     ]
     return "\n".join(lines)

@@ -81,8 +81,12 @@ class Engine:
         """Context of the forward pass."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
+    def sum_in_place(self, flat: torch.Tensor) -> None:
+        """Sum a large flat tensor on the device over ranks."""
+
     def sync_gradients(self) -> None:
         """Sum the gradients over ranks."""
+        self.sum_in_place(self.buffer().flat)
 
     def sum_counts(self, counts: Sequence[int]) -> list[int]:
         """Sum whole numbers over ranks."""
@@ -120,9 +124,9 @@ class DdpEngine(Engine):
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def sync_gradients(self) -> None:
-        """Sum the flat buffer, bucket by bucket."""
-        works = [dist.all_reduce(bucket, async_op=True) for bucket in self.buffer().flat.split(BUCKET)]
+    def sum_in_place(self, flat: torch.Tensor) -> None:
+        """Sum a large flat tensor on the device over ranks, bucket by bucket."""
+        works = [dist.all_reduce(bucket, async_op=True) for bucket in flat.split(BUCKET)]
         for work in works:
             work.wait()
 

@@ -28,7 +28,7 @@ from osum_echat.train.engine import Engine
 from osum_echat.train.evaluation import describe_score, evaluate
 from osum_echat.train.metrics import MetricsWriter, hash_keys, peak_memory_bytes, read_metrics
 from osum_echat.train.objective import Objective, TrainBatch
-from osum_echat.train.optim import make_optimizer, make_schedule
+from osum_echat.train.optim import make_optimizer
 from osum_echat.train.progress import StatusLine
 from osum_echat.train.stop import StopRequest
 
@@ -111,7 +111,6 @@ class Trainer:
         self.console = console if engine.is_main else None
         engine.prepare(model)
         self.optimizer = make_optimizer(model, cfg.train, engine)
-        self.schedule = make_schedule(cfg.train.schedule, cfg.train.max_steps)
         self.position = Position()
         self.dev: tuple[int, float] | None = None  # (step, loss) of the last evaluation
         self.saved = -1  # step of the last checkpoint
@@ -135,9 +134,11 @@ class Trainer:
         load_weights(self.model, self.run_dir.weights(step))
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, ValueError) as error:
-            reason = f"other parameters than train.trainable and train.optim now select ({error})"
-            raise CheckpointError(f"{path}: the optimizer holds {reason}") from None
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path}: the optimizer does not fit train.trainable and train.optim as they are now ({error}). "
+                f"Start a new --dir with --init {self.run_dir.weights(step)}."
+            ) from None
         self.position = Position(**state["positions"][self.engine.rank])
         self.saved = step
         return step
@@ -282,13 +283,13 @@ class Trainer:
         ce_sum, ctc_sum, *part_sums, grad_norm = torch.cat([engine.sum_tensor(sums), norm[None]]).tolist()
         if not math.isfinite(ce_sum + ctc_sum + grad_norm):
             self._refuse(step, fetched, per_batch)
-        self.optimizer.step()
+        learning_rate = self.train.optim.lr * self.optimizer.step(step)
         ce, *parts = (value / max(1, fetched.num_supervised) for value in (ce_sum, *part_sums))
         ctc = ctc_sum / max(1, fetched.num_ctc)
         row = {"step": step, "split": "train", "epoch": self.position.epoch, "loss": ce + self.objective.ctc_weight * ctc}
         row |= dict(zip(self.objective.names, (ce, *parts), strict=True))
         row |= {"ctc": ctc} if fetched.num_ctc else {}
-        row |= {"grad_norm": grad_norm, "lr": self.train.optim.lr * self.schedule(step)}
+        row |= {"grad_norm": grad_norm, "lr": learning_rate}
         row |= {"tokens": fetched.num_tokens, "supervised": fetched.num_supervised}
         self.position.step = step
         self.position.batches += fetched.num_batches

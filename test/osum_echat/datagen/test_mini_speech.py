@@ -88,6 +88,12 @@ def test_every_fact_and_every_phrasing_of_a_test_question_is_known_from_training
         questions("eval")
 
 
+def test_every_sentence_of_the_grammar_is_another() -> None:
+    texts = [sentence.text for _, sentence in all_sentences()]
+    assert len(texts) == len(set(texts)) == 9168 and len(vocabulary()) == 195
+    assert "please dial one two three" in texts
+
+
 def test_replies_are_training_sentences_and_questions_are_no_sentence_of_the_grammar() -> None:
     grammar = {sentence.text for _, sentence in all_sentences()}
     replies = [fact.reply for fact in all_facts()]

@@ -12,16 +12,15 @@ OPTIONS = {"lr": 0.03, "weight_decay": 0.1}
 
 
 class Shared(Engine):
-    """One rank of a world whose ranks run one after another: what it would have summed is kept, what all sum to is given."""
+    """One rank of a world whose ranks run one after another: what it would have summed is kept."""
 
     def __init__(self, rank: int, world: int) -> None:
         super().__init__(torch.device("cpu"))
         self.rank, self.world = rank, world
         self.kept: list[torch.Tensor] = []
 
-    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
-        self.kept.append(values)
-        return values
+    def sum_in_place(self, flat: torch.Tensor) -> None:
+        self.kept.append(flat)
 
 
 def matrices(seed: int = 0) -> list[nn.Parameter]:
@@ -67,3 +66,27 @@ def test_shares_of_the_ranks_add_up_to_the_update_of_one_process():
     whole, *shares = (engine.kept[0] for engine in ranks)
     assert torch.equal(whole, sum(shares)) and all(bool(share.any()) for share in shares)
     assert int((torch.stack(shares) != 0).sum(dim=0).max()) == 1, "no matrix twice"
+
+
+def test_what_took_no_part_in_a_step_stays():
+    """Unlike under AdamW, whose step shrinks with its momentum, an orthogonalized one would not."""
+    parameters = matrices()
+    optimizer = Muon([{"params": parameters, "lr": 0.03, "weight_decay": 0.0}], Engine(torch.device("cpu")))
+    set_gradients(parameters, 0)
+    optimizer.step()
+    before = [parameter.detach().clone() for parameter in parameters]
+    parameters[0].grad = torch.zeros_like(parameters[0])
+    optimizer.step()
+    assert [torch.equal(a, b) for a, b in zip(parameters, before, strict=True)] == [True, False, False, False]
+
+
+def test_buckets_change_nothing(monkeypatch):
+    ways = []
+    for size in (10**6, 100):
+        monkeypatch.setattr("osum_echat.train.muon.BUCKET", size)
+        engine, parameters = Shared(0, 1), matrices()
+        set_gradients(parameters, 0)
+        Muon([{"params": parameters, **OPTIONS}], engine).step()
+        ways.append((len(engine.kept), parameters))
+    assert [number for number, _ in ways] == [1, 3]  # 64, 64 + 35 of 100 values
+    assert all(torch.equal(a, b) for a, b in zip(ways[0][1], ways[1][1], strict=True))

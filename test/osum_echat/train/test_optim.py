@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from osum_echat.config import OptimConfig, ScheduleConfig, TrainConfig
+from osum_echat.config import TrainConfig
+from osum_echat.config_optim import OptimConfig, ScheduleConfig
 from osum_echat.errors import ConfigError
 from osum_echat.train.engine import Engine
 from osum_echat.train.optim import make_groups, make_optimizer, make_schedule
@@ -53,6 +54,7 @@ def test_groups_scale_and_decay():
 def test_muon_takes_the_matrices_of_its_prefixes():
     optim = {"lr": 1.0, "groups": [{"prefix": "llm", "lr_scale": 0.1}], "muon": {"prefixes": ["llm"], "lr_scale": 4.0}}
     net = model()
+    net["llm"]["embed"] = nn.Embedding(3, 2)  # a matrix, but no linear layer
     groups = make_groups(net, OptimConfig(**optim))
     assert [(group["lr"], group["params"]) for group in groups.muon] == [(0.4, [net["llm"]["a"].weight])]
     others = {id(parameter) for group in groups.adamw for parameter in group["params"]}
@@ -60,8 +62,9 @@ def test_muon_takes_the_matrices_of_its_prefixes():
 
 
 def test_prefix_of_nothing_is_an_error():
-    with pytest.raises(ConfigError, match=r"muon\.prefixes: no parameter starts with 'decoder'"):
-        make_groups(model(), OptimConfig(muon={"prefixes": ["decoder"]}))
+    for prefix in ("decoder", "llm.norm"):
+        with pytest.raises(ConfigError, match=rf"muon\.prefixes: no linear layer starts with '{prefix}'"):
+            make_groups(model(), OptimConfig(muon={"prefixes": [prefix]}))
     with pytest.raises(ConfigError, match="'encoders'; the model has encoder, llm"):
         make_groups(model(), OptimConfig(groups=[{"prefix": "encoders", "lr_scale": 0.1}]))
     frozen = model().requires_grad_(False)
@@ -74,9 +77,19 @@ def test_first_step_uses_the_factor_of_step_one():
     optim = {"lr": 0.4, "muon": {"prefixes": ["llm"], "lr_scale": 2.0}}
     optimizer = make_optimizer(net, TrainConfig(max_steps=1, optim=optim, schedule={"warmup_steps": 4}), Engine(torch.device("cpu")))
     rates = []
-    for _ in range(4):
-        rates.append([part.param_groups[0]["lr"] for part in optimizer.optimizers])
+    for step in range(1, 5):
         for parameter in net.parameters():
             parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
+        assert optimizer.step(step) == pytest.approx(step / 4)
+        rates.append([part.param_groups[0]["lr"] for part in optimizer.optimizers])
     assert np.array(rates) == pytest.approx(np.outer([0.1, 0.2, 0.3, 0.4], [1, 2]))
+
+
+def test_a_state_of_other_optimizers_is_refused():
+    def optimizer(muon):
+        return make_optimizer(model(), TrainConfig(max_steps=1, optim={"muon": muon}), Engine(torch.device("cpu")))
+
+    state = optimizer({"prefixes": ["llm"]}).state_dict()
+    for other, saved in ((None, state), ({"prefixes": ["encoder", "llm"]}, state), (None, {"state": {}, "param_groups": []})):
+        with pytest.raises(ValueError, match=r"shorter|longer|doesn't match|number of|older version"):
+            optimizer(other).load_state_dict(saved)

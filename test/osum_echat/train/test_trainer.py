@@ -104,8 +104,9 @@ def test_accumulation_equals_one_large_batch(fakes, tmp_path):
     assert rows_of(tmp_path / "a")[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
 
 
-def test_resume_in_process_is_exact_at_every_step(fakes, tmp_path):
-    config = fakes.make_config(max_epochs=2, max_steps=None)
+@pytest.mark.parametrize("muon", [None, {"prefixes": ["encoder"]}], ids=["adamw", "muon"])
+def test_resume_in_process_is_exact_at_every_step(fakes, tmp_path, muon):
+    config = fakes.make_config(max_epochs=2, max_steps=None, optim={"lr": 0.02, "muon": muon})
     fakes.make_trainer(tmp_path / "whole", config).run()
     for stop_at in (1, 5, 7):
         folder = tmp_path / f"parts{stop_at}"
@@ -179,8 +180,8 @@ def test_signal_saves_and_says_it_did_not_finish(fakes, tmp_path, number):
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process(fakes, tmp_path):
-    """9 batches an epoch: in the last step of an epoch one rank has fewer batches, then none."""
-    train = {"max_steps": 14, "accum_steps": 4, "log_keys": True}
+    """9 batches an epoch: in the last step of an epoch one rank has fewer batches, then none. Each rank has one of Muon's two matrices."""
+    train = {"max_steps": 14, "accum_steps": 4, "log_keys": True, "optim": {"lr": 0.02, "muon": {"prefixes": ["encoder", "llm.out"]}}}
     fakes.make_trainer(tmp_path / "one", fakes.make_config(**train), total=9, dropout=0.0).run()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(FAKES), str(tmp_path / "two")]
     extra = ["--train", json.dumps({**train, "accum_steps": 2}), "--total", "9", "--dropout", "0", "--engine", "auto"]
