@@ -30,7 +30,7 @@ class MiniSettings:
     train: int = 4000
     dev: int = 100
     test: int = 400
-    train_tts: int = 4000
+    train_tts: int = 6000
     dev_tts: int = 50
     test_tts: int = 100
     train_s2s: int = 2000
