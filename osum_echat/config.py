@@ -96,10 +96,21 @@ class LlmConfig(Section):
         return self
 
 
+class CodeSamplingConfig(Section):
+    """How speech tokens are drawn unless a command says otherwise (generate/sampling.py)."""
+
+    temperature: float = Field(1.0, ge=0, description="0 takes the likeliest code and ignores the rest.")
+    top_k: NonNegative = Field(25, description="Codes among the k likeliest; 0 for all.")
+    top_p: float = Field(0.8, gt=0, le=1, description="And among the likeliest that hold this probability.")
+    repeat_window: NonNegative = Field(10, description="A code drawn too often among the last K is drawn again from all; 0 for never.")
+    repeat_share: Probability = Field(0.1, description="Too often: above this share.")
+
+
 class SpeechConfig(Section):
     """Speech tokens of the joint vocabulary."""
 
     codebook_size: Positive = Field(4096, description="Codes of the speech tokenizer.")
+    sampling: CodeSamplingConfig = Field(default_factory=CodeSamplingConfig, description="Defaults of generation.")
 
 
 class LoraConfig(Section):

@@ -45,8 +45,8 @@ def _session(args: argparse.Namespace) -> tuple[DialogueSession, float]:
     task = TASKS[args.task]
     if task.speaks and args.out is None:
         raise UserError(f"the task {args.task} speaks: say with --out where the wav goes")
-    text, speech = samplers_of(args)
     config, model = open_run(args.dir, args.device, args.dtype)
+    text, speech = samplers_of(args, config)
     voice, hops = load_voice(args, config.model.speech.codebook_size) if task.speaks else (None, Hops())
     encoder = RequestEncoder(config, task)
     plan = encoder.plan(text, speech, args.max_new, args.max_speech)

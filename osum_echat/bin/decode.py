@@ -17,7 +17,7 @@ from osum_echat.bin._cli import run_cli
 from osum_echat.bin._model import load_model
 from osum_echat.bin._progress import Progress
 from osum_echat.bin._sampling import add_device_arguments, add_sampling_arguments, samplers_of
-from osum_echat.config import SourceConfig, load_config
+from osum_echat.config import RunConfig, SourceConfig, load_config
 from osum_echat.errors import UserError
 from osum_echat.generate.outputs import CODE_RATE
 from osum_echat.generate.requests import RequestEncoder, count_rows, read_rows
@@ -44,10 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(args: argparse.Namespace) -> DecodeSettings:
+def _settings(args: argparse.Namespace, config: RunConfig) -> DecodeSettings:
     if args.batch_size < 1 or args.code_rate <= 0:
         raise UserError(f"--batch_size {args.batch_size} must be at least 1 and --code_rate {args.code_rate:g} positive")
-    text, speech = samplers_of(args)
+    text, speech = samplers_of(args, config)
     bounds = {"max_new": args.max_new, "max_speech": args.max_speech, "batch_size": args.batch_size}
     return DecodeSettings(text, speech, seed=args.seed, max_batch_seconds=args.max_batch_seconds, **bounds)
 
@@ -68,7 +68,8 @@ def _report(info: dict[str, Any], speaks: bool, out: Path) -> None:
 def _body() -> int:
     args = _parser().parse_args()
     console = Console(stderr=True)
-    config, task, settings = load_config(args.config), get_task(args.task), _settings(args)
+    config, task = load_config(args.config), get_task(args.task)
+    settings = _settings(args, config)
     source = SourceConfig(kind=args.data_type, list=args.list)
     total = count_rows(source)
     model = load_model(config, args.checkpoint, args.device, args.dtype)

@@ -66,8 +66,8 @@ def _body() -> int:
     if args.max_text < 1:
         raise UserError(f"--max_text {args.max_text} must be at least 1")
     text, emotion = _read_text(args), canonical("emotion", args.emotion) if args.emotion else None
-    text_sampler, speech_sampler = samplers_of(args)
     config, model = open_run(args.dir, args.device, args.dtype)
+    text_sampler, speech_sampler = samplers_of(args, config)
     encoder = RequestEncoder(config, TASKS[args.task])
     pieces = split_aloud(text, encoder.tokenizer, args.max_text)
     voice, hops = load_voice(args, config.model.speech.codebook_size)

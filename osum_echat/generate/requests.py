@@ -27,8 +27,12 @@ from osum_echat.text.vocab import JointVocab
 from osum_echat.utterance import Utterance
 
 GREEDY = Sampler()
-SPEECH_SAMPLER = Sampler(temperature=1.0, top_k=25, top_p=0.8, repeat_window=10)
 _NO_SAMPLES = np.zeros(0, dtype=np.float32)
+
+
+def speech_sampler(config: RunConfig) -> Sampler:
+    """How the run says that codes are drawn."""
+    return Sampler(**config.model.speech.sampling.model_dump())
 
 
 def read_rows(source: SourceConfig, audio: str = "wav") -> Iterator[Row]:
@@ -74,6 +78,7 @@ class RequestEncoder:
         self.tokenizer = load_tokenizer(config.tokenizer)
         self.vocab = JointVocab(config.model.llm.vocab_size, config.model.speech.codebook_size)
         self.ratio = config.interleave
+        self.speech_sampler = speech_sampler(config)
         self._builder = SequenceBuilder(self.tokenizer, self.vocab, load_prompts(config.prompts), None, config.interleave)
         self._log_mel = LogMel(config.features.num_mels)
 
@@ -107,15 +112,15 @@ class RequestEncoder:
         return Below(self.tokenizer.vocab_size), Forbid((placeholder,))
 
     def plan(
-        self, text: Sampler = GREEDY, speech: Sampler = SPEECH_SAMPLER, max_new: int | None = None, max_speech: int | None = None
+        self, text: Sampler = GREEDY, speech: Sampler | None = None, max_new: int | None = None, max_speech: int | None = None
     ) -> Plan:
-        """How the task is answered: its schedule, the sampler of each sort, its own longest lengths unless others are given."""
+        """How the task is answered: its schedule, samplers and longest lengths; of speech the run's sampler when none is given."""
         boundary = self.vocab.id_to_code(self.vocab.boundary)
         stops = (
             StopRule(self.tokenizer.eos_id, self.task.max_new if max_new is None else max_new),
             StopRule(boundary, self.task.max_speech if max_speech is None else max_speech),
         )
-        phases = Phase(stops[0], text, self.rules()), Phase(stops[1], speech, (NoLoop(boundary),))
+        phases = Phase(stops[0], text, self.rules()), Phase(stops[1], speech or self.speech_sampler, (NoLoop(boundary),))
         return Plan(make_schedule(self.task.schedule, self.ratio), self.vocab, *phases)
 
     def answer(self, ids: tuple[int, ...]) -> Answer:

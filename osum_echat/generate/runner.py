@@ -18,7 +18,7 @@ from osum_echat.errors import DataError
 from osum_echat.files import write_text
 from osum_echat.generate.decoder import generate
 from osum_echat.generate.outputs import CODE_RATE, AnswerRow, DecodeRecord, write_outputs
-from osum_echat.generate.requests import GREEDY, SPEECH_SAMPLER, Request, RequestEncoder
+from osum_echat.generate.requests import GREEDY, Request, RequestEncoder
 from osum_echat.generate.sampling import Sampler
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import Task
@@ -34,7 +34,7 @@ class DecodeSettings:
     """How to decode. `max_batch_seconds` bounds a batch of long recordings; `read_ahead` utterances are sorted by length."""
 
     sampler: Sampler = GREEDY
-    speech_sampler: Sampler = SPEECH_SAMPLER
+    speech_sampler: Sampler = GREEDY
     seed: int = 777
     max_new: int | None = None
     max_speech: int | None = None

@@ -86,8 +86,8 @@ def measure(session: DialogueSession, questions: list[Utterance]) -> list[Spans]
 def body() -> int:
     """Load, measure, print."""
     args = make_parser().parse_args()
-    text, speech = samplers_of(args)
     config, model = open_run(args.dir, args.device, args.dtype)
+    text, speech = samplers_of(args, config)
     voice, hops = load_voice(args, config.model.speech.codebook_size)
     encoder = RequestEncoder(config, TASKS[args.task])
     plan = encoder.plan(text, speech, args.max_new, args.max_speech)

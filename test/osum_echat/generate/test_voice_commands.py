@@ -1,7 +1,6 @@
 """osum-echat chat and osum-echat tts, with a tiny random model and a voice that is only a tone per code."""
 
 import io
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,10 +15,12 @@ import torch
 from osum_echat.audio.io import read_native
 from osum_echat.bin import _voice, chat, tts
 from osum_echat.bin._model import open_run
-from osum_echat.config import RunConfig
+from osum_echat.bin._sampling import samplers_of
+from osum_echat.config import CodeSamplingConfig, RunConfig, SpeechConfig
 from osum_echat.generate.decoder import generate
 from osum_echat.generate.reply import Reply
 from osum_echat.generate.requests import RequestEncoder
+from osum_echat.generate.sampling import Sampler
 from osum_echat.generate.session import DialogueSession
 from osum_echat.generate.voice import Hops
 from osum_echat.model.echat import EChat
@@ -217,11 +218,13 @@ def test_the_real_voice_speaks_with_the_hops_of_its_flow(
     assert np.abs(samples).max() > 0.01
 
 
-def test_sampling_settings_of_decode_are_those_of_the_verbs(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One place defines them, so a reply is what decode scored."""
-    for parser in (tts._parser(), chat._parser()):
-        args = parser.parse_args(["x", "--dir", "d", "--out", "o"])
-        options = {name: getattr(args, name) for name in ("speech_temperature", "speech_top_k", "speech_top_p", "repeat_window", "seed")}
-        assert json.dumps(options) == json.dumps(
-            {"speech_temperature": 1.0, "speech_top_k": 25, "speech_top_p": 0.8, "repeat_window": 10, "seed": 777}
-        )
+@pytest.mark.parametrize("command", [tts, chat])
+def test_codes_are_drawn_as_the_run_says_unless_an_option_does(command: ModuleType, run_config: RunConfig) -> None:
+    sampling = CodeSamplingConfig(temperature=0.7, top_k=5, repeat_window=3)
+    config = run_config.model_copy(update={"model": run_config.model.model_copy(update={"speech": SpeechConfig(sampling=sampling)})})
+    args = ["x", "--dir", "d", "--out", "o"]
+    published = Sampler(temperature=1.0, top_k=25, top_p=0.8, repeat_window=10, repeat_share=0.1)
+    assert samplers_of(command._parser().parse_args(args), run_config) == (Sampler(), published)
+    assert samplers_of(command._parser().parse_args(args), config)[1] == Sampler(0.7, 5, 0.8, 3, 0.1)
+    args += ["--speech_temperature", "0", "--top_k", "2", "--repeat_share", "0.5"]
+    assert samplers_of(command._parser().parse_args(args), config) == (Sampler(top_k=2), Sampler(0.0, 5, 0.8, 3, 0.5))

@@ -41,7 +41,7 @@ train_model() { # name of the YAML, checkpoint to start from (or nothing), then 
 decode_with() { # run directory, list, task, where to
   if is_done "$4" "$1/final.pt" "$2"; then return; fi
   if [ -e "$4/.done" ]; then rm -rf "$4"; fi # of another model or list; an unfinished one goes on
-  python -m osum_echat.bin.decode --config "$1/train.yaml" --checkpoint "$1/final.pt" --list "$2" --task "$3" --out "$4" --audio "${5:-wav}" --speech_temperature 0
+  python -m osum_echat.bin.decode --config "$1/train.yaml" --checkpoint "$1/final.pt" --list "$2" --task "$3" --out "$4" --audio "${5:-wav}"
   mark_done "$4" "$1/final.pt" "$2"
 }
 
