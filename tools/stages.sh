@@ -75,8 +75,8 @@ launch() { # module arguments...
     python -m "$module" "$@"
   else
     local cores; cores=$(getconf _NPROCESSORS_ONLN)
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > nproc ? cores / nproc : 1))}
-    torchrun --nnodes="$num_nodes" --nproc_per_node="$nproc" --rdzv_id="$job_id" --rdzv_backend=c10d \
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > nproc ? cores / nproc : 1))} \
+      torchrun --nnodes="$num_nodes" --nproc_per_node="$nproc" --rdzv_id="$job_id" --rdzv_backend=c10d \
       --rdzv_endpoint="$HOST_NODE_ADDR" -m "$module" --train_engine "$train_engine" "$@"
   fi
 }
