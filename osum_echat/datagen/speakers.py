@@ -21,12 +21,17 @@ _PITCH_HZ: dict[str, float] = {
     "m1": 98, "m2": 101, "m3": 105, "m4": 98, "m5": 102, "m6": 102, "m7": 106, "m8": 88,
     "adam": 104, "max": 106, "Michael": 106, "victor": 100,
     "f1": 182, "f2": 199, "f3": 210, "f4": 181, "f5": 206,
+    "Andy": 96, "Gene": 95, "antonio": 113, "ed": 126, "marcelo": 103, "michel": 105,
+    "Andrea": 242, "anika": 272, "shelby": 181,
     "Annie": 235, "aunty": 172, "belinda": 230, "grandma": 195, "linda": 230, "steph": 185,
     "Denis": 98,
 }  # fmt: skip
 
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "train": {"male": ("m1", "m2", "m3", "m8", "max", "adam", "victor"), "female": ("f1", "f2", "f4", "f5", "aunty", "belinda", "grandma")},
+    "train": {
+        "male": ("m1", "m2", "m3", "m8", "max", "adam", "victor", "Andy", "Gene", "antonio", "ed", "marcelo", "michel"),
+        "female": ("f1", "f2", "f4", "f5", "aunty", "belinda", "grandma", "Andrea", "anika", "shelby"),
+    },
     "dev": {"male": ("m6", "Michael"), "female": ("linda", "Annie")},
     "test": {"male": ("m4", "m5", "m7"), "female": ("f3", "steph")},
 }
