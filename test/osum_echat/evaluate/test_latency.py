@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from osum_echat.config import SpeechConfig
 from osum_echat.evaluate.latency import latency_scores
 from osum_echat.generate.reply import Spans
 from osum_echat.generate.session import AudioEvent, EndEvent, SpeechEvent, StageEvent
@@ -60,7 +61,7 @@ def test_the_tool_measures_warm_answers_and_writes_its_results(
         lines.append(json.dumps({"key": str(at), "wav": f"{at}.wav"}) + "\n")
     (tmp_path / "q.list").write_text("".join([*lines, json.dumps({"key": "mute", "txt": "x"}) + "\n"]))
     assert [row.key for row in tool.read_questions(str(tmp_path / "q.list"), "s2s", 3, 2.0)] == ["4", "1", "2"]
-    config = SimpleNamespace(model=SimpleNamespace(speech=SimpleNamespace(codebook_size=8)))
+    config = SimpleNamespace(model=SimpleNamespace(speech=SpeechConfig(codebook_size=8)))
     monkeypatch.setattr(tool, "open_run", lambda *arguments: (config, None))
     monkeypatch.setattr(tool, "load_voice", lambda *arguments: (None, SimpleNamespace(first=18)))
     monkeypatch.setattr(tool, "RequestEncoder", lambda *arguments: SimpleNamespace(plan=lambda *arguments: None))
