@@ -130,3 +130,18 @@ def test_setup_env_refuses_an_old_python_with_a_clear_message(root: Path, tmp_pa
     assert done.returncode == 1
     assert "Python >= 3.10" in done.stderr
     assert str(fake) in done.stderr
+
+
+def test_only_the_processes_of_a_training_share_the_cores(root: Path) -> None:
+    """What a stage runs afterwards, such as decoding, has all of them."""
+    script = """
+    unset OMP_NUM_THREADS
+    stage=1 stop_stage=1 nproc=2 num_nodes=1 job_id=1 HOST_NODE_ADDR=localhost:0 train_engine=torch_ddp
+    . tools/stages.sh
+    getconf() { echo 4; }
+    torchrun() { echo "training: $OMP_NUM_THREADS"; }
+    launch module
+    echo "afterwards: ${OMP_NUM_THREADS:-all}"
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["training: 2", "afterwards: all"]

@@ -20,8 +20,8 @@ def load_model(config: RunConfig, checkpoint: Path, device: str, dtype: str) -> 
     return model.to(device=device, dtype=getattr(torch, dtype)).eval()
 
 
-def open_run(folder: Path, device: str, dtype: str) -> tuple[RunConfig, EChat]:
-    """Configuration and model of a finished training, from `train.yaml` and `final.pt`."""
+def read_run(folder: Path) -> tuple[RunConfig, Path]:
+    """Configuration and weights of a finished training: its `train.yaml`, and where its `final.pt` is."""
     if not folder.is_dir():
         raise UserError(f"--dir {folder}: no such directory; give the run directory of a training, such as exp/default/2d_s2s_interleaved")
     config, checkpoint = folder / "train.yaml", folder / "final.pt"
@@ -33,4 +33,4 @@ def open_run(folder: Path, device: str, dtype: str) -> tuple[RunConfig, EChat]:
         found = f"its last checkpoint is {steps[-1]}" if steps else "it has no checkpoint either"
         todo = f"finish it: osum-echat train --config {config} --dir {folder}"
         raise UserError(f"--dir {folder} holds no final.pt, so its training has not ended ({found}); {todo}")
-    return loaded, load_model(loaded, checkpoint, device, dtype)
+    return loaded, checkpoint

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from osum_echat.bin._cli import run_cli
-from osum_echat.bin._model import open_run
+from osum_echat.bin._model import load_model, read_run
 from osum_echat.bin._sampling import add_device_arguments, add_sampling_arguments, samplers_of
 from osum_echat.bin._voice import add_voice_arguments, load_voice, save_wav
 from osum_echat.errors import UserError
@@ -45,8 +45,9 @@ def _session(args: argparse.Namespace) -> tuple[DialogueSession, float]:
     task = TASKS[args.task]
     if task.speaks and args.out is None:
         raise UserError(f"the task {args.task} speaks: say with --out where the wav goes")
-    config, model = open_run(args.dir, args.device, args.dtype)
+    config, checkpoint = read_run(args.dir)
     text, speech = samplers_of(args, config)
+    model = load_model(config, checkpoint, args.device, args.dtype)
     voice, hops = load_voice(args, config.model.speech.codebook_size) if task.speaks else (None, Hops())
     encoder = RequestEncoder(config, task)
     plan = encoder.plan(text, speech, args.max_new, args.max_speech)

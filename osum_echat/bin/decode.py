@@ -85,7 +85,7 @@ def _body() -> int:
     run = {"task": task.name, **facts, "config": str(args.config), "checkpoint": str(args.checkpoint)}
     run |= {"device": args.device, "dtype": args.dtype, "sampler": vars(settings.sampler)}
     if task.speaks:
-        run |= {"speech_sampler": vars(settings.speech_sampler), "seed": settings.seed}
+        run |= {"speech_sampler": vars(settings.speech_sampler or encoder.speech_sampler), "seed": settings.seed}
     _report(finish_decode(record, task, args.out, run, args.code_rate), task.speaks, args.out)
     return 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from osum_echat.bin._cli import run_cli
-from osum_echat.bin._model import open_run
+from osum_echat.bin._model import load_model, read_run
 from osum_echat.bin._sampling import add_device_arguments, add_sampling_arguments, samplers_of
 from osum_echat.bin._voice import add_voice_arguments, load_voice, save_wav
 from osum_echat.errors import UserError
@@ -66,8 +66,9 @@ def _body() -> int:
     if args.max_text < 1:
         raise UserError(f"--max_text {args.max_text} must be at least 1")
     text, emotion = _read_text(args), canonical("emotion", args.emotion) if args.emotion else None
-    config, model = open_run(args.dir, args.device, args.dtype)
+    config, checkpoint = read_run(args.dir)
     text_sampler, speech_sampler = samplers_of(args, config)
+    model = load_model(config, checkpoint, args.device, args.dtype)
     encoder = RequestEncoder(config, TASKS[args.task])
     pieces = split_aloud(text, encoder.tokenizer, args.max_text)
     voice, hops = load_voice(args, config.model.speech.codebook_size)

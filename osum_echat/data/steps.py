@@ -5,6 +5,7 @@ choice is drawn from (seed, epoch, key, copy), so it does not depend on who read
 ``Encoder``'s: those here give sequences; token2wav has its own (token2wav/flow_training.py, token2wav/vocoder_training.py).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -73,22 +74,22 @@ class Encoder(Protocol):
         """A batch as the trainer needs it (train/objective.py's ``TrainBatch``)."""
 
 
-class SpokenEncoder:
+class SpokenEncoder(ABC):
     """Base of the encoders whose rows are laid out as a ``Sequence`` over 16 kHz audio."""
 
     num_mels: int
 
+    @abstractmethod
     def sequence(self, utterance: Utterance, rng: np.random.Generator | None) -> Sequence:
         """Layout of a decoded utterance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def num_text(self, sequence: Sequence) -> int:
         """Text ids of the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_mel(self, waveform_S: np.ndarray) -> Tensor:
         """(F, M) log-mel of a 16 kHz waveform."""
-        raise NotImplementedError
 
     def example(self, utterance: Utterance, preparer: "Preparer", copy: int) -> Example:
         """Decode, bounds, augmentation, layout, bounds, log-mel."""

@@ -34,7 +34,7 @@ class DecodeSettings:
     """How to decode. `max_batch_seconds` bounds a batch of long recordings; `read_ahead` utterances are sorted by length."""
 
     sampler: Sampler = GREEDY
-    speech_sampler: Sampler = GREEDY
+    speech_sampler: Sampler | None = None  # as the run says
     seed: int = 777
     max_new: int | None = None
     max_speech: int | None = None

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from osum_echat.audio.features import SAMPLE_RATE
 from osum_echat.bin._cli import run_cli
-from osum_echat.bin._model import open_run
+from osum_echat.bin._model import load_model, read_run
 from osum_echat.bin._sampling import add_device_arguments, add_sampling_arguments, samplers_of
 from osum_echat.bin._voice import add_voice_arguments, load_voice
 from osum_echat.config import SourceConfig
@@ -86,8 +86,9 @@ def measure(session: DialogueSession, questions: list[Utterance]) -> list[Spans]
 def body() -> int:
     """Load, measure, print."""
     args = make_parser().parse_args()
-    config, model = open_run(args.dir, args.device, args.dtype)
+    config, checkpoint = read_run(args.dir)
     text, speech = samplers_of(args, config)
+    model = load_model(config, checkpoint, args.device, args.dtype)
     voice, hops = load_voice(args, config.model.speech.codebook_size)
     encoder = RequestEncoder(config, TASKS[args.task])
     plan = encoder.plan(text, speech, args.max_new, args.max_speech)

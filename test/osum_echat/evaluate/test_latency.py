@@ -62,7 +62,8 @@ def test_the_tool_measures_warm_answers_and_writes_its_results(
     (tmp_path / "q.list").write_text("".join([*lines, json.dumps({"key": "mute", "txt": "x"}) + "\n"]))
     assert [row.key for row in tool.read_questions(str(tmp_path / "q.list"), "s2s", 3, 2.0)] == ["4", "1", "2"]
     config = SimpleNamespace(model=SimpleNamespace(speech=SpeechConfig(codebook_size=8)))
-    monkeypatch.setattr(tool, "open_run", lambda *arguments: (config, None))
+    monkeypatch.setattr(tool, "read_run", lambda folder: (config, folder))
+    monkeypatch.setattr(tool, "load_model", lambda *arguments: None)
     monkeypatch.setattr(tool, "load_voice", lambda *arguments: (None, SimpleNamespace(first=18)))
     monkeypatch.setattr(tool, "RequestEncoder", lambda *arguments: SimpleNamespace(plan=lambda *arguments: None))
     monkeypatch.setattr(tool, "DialogueSession", lambda *arguments, **options: session)

@@ -14,7 +14,7 @@ import torch
 
 from osum_echat.audio.io import read_native
 from osum_echat.bin import _voice, chat, tts
-from osum_echat.bin._model import open_run
+from osum_echat.bin._model import load_model, read_run
 from osum_echat.bin._sampling import samplers_of
 from osum_echat.config import CodeSamplingConfig, RunConfig, SpeechConfig
 from osum_echat.generate.decoder import generate
@@ -209,7 +209,8 @@ def test_the_real_voice_speaks_with_the_hops_of_its_flow(
     assert run(chat, monkeypatch, wav, "--dir", talker, *voice, "--out", tmp_path / "a.wav", *QUICK, "--max_speech", 60) == 0
     samples, rate = read_native(str(tmp_path / "a.wav"))
     assert rate == 24000 and len(samples) == 60 * 960 and "cut off" in capsys.readouterr().out
-    config, model = open_run(talker, "cpu", "float32")
+    config, checkpoint = read_run(talker)
+    model = load_model(config, checkpoint, "cpu", "float32")
     encoder, token2wav = RequestEncoder(config, TASKS["s2s_interleaved"]), load_token2wav(runs / "flow", runs / "vocoder")
     plan = encoder.plan(max_new=7, max_speech=60)
     session = DialogueSession(model, encoder, plan, synthesizer=token2wav, hops=Hops(500, 500))
@@ -226,5 +227,6 @@ def test_codes_are_drawn_as_the_run_says_unless_an_option_does(command: ModuleTy
     published = Sampler(temperature=1.0, top_k=25, top_p=0.8, repeat_window=10, repeat_share=0.1)
     assert samplers_of(command._parser().parse_args(args), run_config) == (Sampler(), published)
     assert samplers_of(command._parser().parse_args(args), config)[1] == Sampler(0.7, 5, 0.8, 3, 0.1)
+    assert RequestEncoder(config, TASKS["tts"]).plan().speech.sampler == Sampler(0.7, 5, 0.8, 3, 0.1)
     args += ["--speech_temperature", "0", "--top_k", "2", "--repeat_share", "0.5"]
     assert samplers_of(command._parser().parse_args(args), config) == (Sampler(top_k=2), Sampler(0.0, 5, 0.8, 3, 0.5))
