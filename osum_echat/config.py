@@ -241,6 +241,14 @@ class InterleaveConfig(Section):
     speech: Positive = Field(18, description="Speech codes of a block.")
 
 
+class ThinkConfig(Section):
+    """The block in front of a reply of the tasks *_think (arXiv:2508.09600, dual think)."""
+
+    form: Literal["tags", "language"] = Field("tags", description="`tags`: the user's words, then labels; `language`: the field `think`.")
+    max_tokens: Positive = Field(200, description="Longest block when decoding; then it is closed.")
+    sparse: bool = Field(True, description="Learn from rows that lack labels too, at the positions of those that are known.")
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -250,6 +258,7 @@ class RunConfig(Section):
     prompts: str = Field("default", description="Name of a file in osum_echat/text/prompts, or a path.")
     features: FeatureConfig = Field(default_factory=FeatureConfig, description="Audio features.")
     interleave: InterleaveConfig = Field(default_factory=InterleaveConfig, description="Ratio of the tasks *_interleaved.")
+    think: ThinkConfig = Field(default_factory=ThinkConfig, description="Think block of the tasks *_think.")
     data: DataConfig = Field(description="Data.")
     train: TrainConfig = Field(description="Training loop.")
 

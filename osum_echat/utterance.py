@@ -23,12 +23,21 @@ _OSUM_EXTRA = {"speech_token": "speech_token", "think_str": "think", "question":
 
 @dataclass(frozen=True)
 class Turn:
-    """One earlier turn of a dialogue; ``audio`` holds the encoded bytes when the turn came out of a tar, ``waveform_S`` decoded samples."""
+    """One earlier turn of a dialogue; a user's may tell what was heard, for think blocks.
+
+    ``audio`` holds the encoded bytes when the turn came out of a tar, ``waveform_S`` decoded samples.
+    """
 
     role: str
     txt: str | None = None
     wav: str | None = None
     speech_token: tuple[int, ...] | None = None
+    gender: str | None = None
+    age: str | None = None
+    age_years: float | None = None
+    emotion: str | None = None
+    event: str | None = None
+    think: str | None = None
     audio: bytes | None = field(default=None, repr=False)
     waveform_S: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -116,6 +125,7 @@ class Utterance:
 _NOT_IN_JSON = ("origin", "audio", "waveform_S", "age_years")
 _JSON_FIELDS = tuple(f.name for f in fields(Utterance) if f.name not in _NOT_IN_JSON)
 _NUMBERS = ("start", "end")
+_TURN_FIELDS = ("txt", "wav", "speech_token", "gender", "age", "emotion", "event", "think")
 
 
 def _split_fields(record: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -187,10 +197,13 @@ def _codes(value: Any) -> tuple[int, ...]:
 def _turn(record: Any) -> Turn:
     if not isinstance(record, Mapping) or "role" not in record:
         raise TypeError(f"a turn of 'history' must be an object with 'role', got {str(record)[:60]!r}")
-    codes = record.get("speech_token")
-    return Turn(str(record["role"]), record.get("txt"), record.get("wav"), None if codes is None else _codes(codes), record.get("audio"))
+    values = {name: record[name] for name in _TURN_FIELDS if record.get(name) is not None}
+    typed = _typed({name: value for name, value in values.items() if name != "think"})
+    return Turn(str(record["role"]), **typed, think=values.get("think"), audio=record.get("audio"))
 
 
 def _turn_record(turn: Turn) -> dict[str, Any]:
-    record = {"role": turn.role, "txt": turn.txt, "wav": turn.wav, "speech_token": turn.speech_token}
+    record = {name: getattr(turn, name) for name in ("role", *_TURN_FIELDS)}
+    if turn.age_years is not None:
+        record["age"] = turn.age_years
     return {name: value for name, value in record.items() if value is not None}

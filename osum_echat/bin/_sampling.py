@@ -17,6 +17,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Text is greedy by default, speech is drawn as the run's YAML says (docs/speech.md)."""
     parser.add_argument("--max_new", type=int, help="longest text of an answer in tokens (default: the task's own)")
     parser.add_argument("--max_speech", type=int, help="longest speech of an answer in codes (default: the task's own)")
+    parser.add_argument(
+        "--max_think", type=int, help="longest think block in tokens, then it is closed (default: think.max_tokens of the run)"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="of text; 0 takes the likeliest token (default)")
     parser.add_argument("--top_k", type=int, default=0, help="text among the k likeliest; 0: all (default)")
     parser.add_argument("--top_p", type=float, default=1.0, help="text among the likeliest that hold this probability (default: 1)")
@@ -39,7 +42,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 def samplers_of(args: argparse.Namespace, config: RunConfig) -> tuple[Sampler, Sampler]:
     """Of text and of speech; a nonsensical setting raises ConfigError."""
-    for name in ("max_new", "max_speech"):
+    for name in ("max_new", "max_speech", "max_think"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} must be at least 1")

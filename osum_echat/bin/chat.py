@@ -2,6 +2,7 @@
 
     osum-echat chat question.wav --dir exp/default/2d_s2s_interleaved --out reply.wav
     osum-echat chat first.wav second.wav third.wav --dir ... --out reply.wav     one dialogue: reply_1.wav, reply_2.wav, reply_3.wav
+    osum-echat chat question.wav --dir exp/default/3a_think --out reply.wav --think --show_think
 
 At the end it says where the time until the first sound went. Tasks that only write (--task s2t) need no voice and no --out.
 """
@@ -20,12 +21,12 @@ from osum_echat.errors import UserError
 from osum_echat.generate.question import read_question
 from osum_echat.generate.reply import Reply
 from osum_echat.generate.requests import RequestEncoder
-from osum_echat.generate.session import DialogueSession, TextEvent
+from osum_echat.generate.session import DialogueSession, TextEvent, ThinkEvent
 from osum_echat.generate.voice import Hops
-from osum_echat.tasks.task import TASKS
+from osum_echat.tasks.task import TASKS, THINKING
 from osum_echat.utterance import Utterance
 
-SPOKEN_CHATS = [name for name, task in TASKS.items() if task.follow_up and task.reads_audio]
+SPOKEN_CHATS = [name for name, task in TASKS.items() if task.follow_up and task.reads_audio and not task.thinks]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", type=Path, required=True, help="run directory of the model: train.yaml and final.pt")
     parser.add_argument("--out", type=Path, help="wav of the reply; of several, a number is put before the suffix")
     parser.add_argument("--task", choices=SPOKEN_CHATS, default="s2s_interleaved", help="how it answers (default: s2s_interleaved)")
+    parser.add_argument("--think", action=argparse.BooleanOptionalAction, default=False, help="note first what is heard (default: no)")
+    parser.add_argument("--show_think", action="store_true", help="print these notes too")
+    parser.add_argument("--max_context", type=int, help="positions of a dialogue that are remembered (default: data.filter.max_sequence)")
     add_voice_arguments(parser)
     add_sampling_arguments(parser)
     add_device_arguments(parser)
@@ -42,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _session(args: argparse.Namespace) -> tuple[DialogueSession, float]:
     """The dialogue, and how long a question has to be."""
-    task = TASKS[args.task]
+    task = TASKS[THINKING[args.task] if args.think else args.task]
+    if args.max_context is not None and args.max_context < 1:
+        raise UserError(f"--max_context {args.max_context} must be at least 1")
     if task.speaks and args.out is None:
         raise UserError(f"the task {args.task} speaks: say with --out where the wav goes")
     config, checkpoint = read_run(args.dir)
@@ -50,8 +56,10 @@ def _session(args: argparse.Namespace) -> tuple[DialogueSession, float]:
     model = load_model(config, checkpoint, args.device, args.dtype)
     voice, hops = load_voice(args, config.model.speech.codebook_size) if task.speaks else (None, Hops())
     encoder = RequestEncoder(config, task)
-    plan = encoder.plan(text, speech, args.max_new, args.max_speech)
-    return DialogueSession(model, encoder, plan, seed=args.seed, synthesizer=voice, hops=hops), config.data.filter.min_seconds
+    plan = encoder.plan(text, speech, args.max_new, args.max_speech, args.max_think)
+    bounds = config.data.filter
+    context = args.max_context or bounds.max_sequence
+    return DialogueSession(model, encoder, plan, seed=args.seed, synthesizer=voice, hops=hops, max_context=context), bounds.min_seconds
 
 
 def _show(reply: Reply) -> None:
@@ -76,6 +84,8 @@ def _body() -> int:
             reply.add(event)
             if isinstance(event, TextEvent):
                 print(event.text, end="", flush=True)
+            elif isinstance(event, ThinkEvent) and args.show_think:
+                print(f"[{event.text}] ", end="", flush=True)
         print()
         _show(reply)
         if args.out and reply.sample_rate:

@@ -48,7 +48,7 @@ def _settings(args: argparse.Namespace, config: RunConfig) -> DecodeSettings:
     if args.batch_size < 1 or args.code_rate <= 0:
         raise UserError(f"--batch_size {args.batch_size} must be at least 1 and --code_rate {args.code_rate:g} positive")
     text, speech = samplers_of(args, config)
-    bounds = {"max_new": args.max_new, "max_speech": args.max_speech, "batch_size": args.batch_size}
+    bounds = {"max_new": args.max_new, "max_speech": args.max_speech, "max_think": args.max_think, "batch_size": args.batch_size}
     return DecodeSettings(text, speech, seed=args.seed, max_batch_seconds=args.max_batch_seconds, **bounds)
 
 
@@ -59,6 +59,8 @@ def _report(info: dict[str, Any], speaks: bool, out: Path) -> None:
     print(f"{out}: {info['n']} utterances, {heard}{spoken} in {info['wall_seconds']:.0f} s{rtf}")
     if info["num_cut_off"]:
         print(f"{info['num_cut_off']} answers were cut off at the longest length (--max_new{', --max_speech' if speaks else ''})")
+    if info["num_think_cut"]:
+        print(f"{info['num_think_cut']} think blocks were closed at the longest length (--max_think)")
     if info["num_empty"]:
         print(f"{info['num_empty']} answers are empty (listed in {out / 'decode.json'})")
     for reason, count in info["drop_counts"].items():

@@ -149,7 +149,7 @@ def _check_fields(row: Utterance) -> tuple[dict[str, str], list[Problem]]:
             problems.append(Problem("no_speech_token", f"task {row.task}"))
         else:
             absent.append("speech_token")
-    absent += [name for name in task.labels if name not in labels and name not in unknown]
+    absent += [name for name in task.needs if name not in labels and name not in unknown]
     if absent:
         problems.append(Problem("missing_label", f"task {row.task} needs {', '.join(absent)}"))
     return labels, problems

@@ -144,7 +144,8 @@ def _can_answer(task: Task, row: Utterance, labels: Mapping[str, str]) -> bool:
 def choose_task(row: Utterance, labels: Mapping[str, str]) -> Task | None:
     """The task that uses most of what a row knows: its transcript when it has one, and as many labels as a task can hold."""
     has_text = bool((row.txt or "").strip())
-    fitting = [t for t in TASKS.values() if t.transcript == has_text and (has_text or t.labels) and _can_answer(t, row, labels)]
+    tasks = [task for task in TASKS.values() if task.follow_up is None]
+    fitting = [t for t in tasks if t.transcript == has_text and (has_text or t.labels) and _can_answer(t, row, labels)]
     return max(fitting, key=lambda task: len(task.labels)) if fitting else None
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from osum_echat.config import DataConfig, SourceConfig
 from osum_echat.data.source import Drop, Mixture, Row, generator
-from osum_echat.data.steps import Encoder, Limits, Measured, Preparer, as_utterance
+from osum_echat.data.steps import Encoder, Example, Limits, Measured, Preparer, as_utterance
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError
 from osum_echat.processes import clean_context
@@ -119,6 +119,8 @@ class Pipeline(IterableDataset[Item]):
                 tally.add(prepared)
             else:
                 examples.append(prepared)
+                if isinstance(prepared, Example):
+                    tally.add_known(prepared.sequence.known)
                 seconds += prepared.seconds
             if len(examples) == self.prepare.data.window or seconds >= MAX_WINDOW_SECONDS:
                 break

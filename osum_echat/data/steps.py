@@ -17,7 +17,7 @@ from torch import Tensor
 from osum_echat.audio.augment import add_noise, change_channel, change_speed, change_volume, spec_augment
 from osum_echat.audio.features import SAMPLE_RATE, LogMel, num_llm_frames
 from osum_echat.audio.io import read_audio
-from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, InterleaveConfig, TokenizerConfig
+from osum_echat.config import AugmentConfig, DataConfig, FilterConfig, InterleaveConfig, ThinkConfig, TokenizerConfig
 from osum_echat.data.batch import Batch, collate, pack
 from osum_echat.data.source import Drop, Row, generator
 from osum_echat.errors import DataError
@@ -92,7 +92,7 @@ class SpokenEncoder(ABC):
         """(F, M) log-mel of a 16 kHz waveform."""
 
     def example(self, utterance: Utterance, preparer: "Preparer", copy: int) -> Example:
-        """Decode, bounds, augmentation, layout, bounds, log-mel."""
+        """Decode, bounds, augmentation, layout (with the latest turns that fit), bounds, log-mel."""
         data = preparer.data
         utterance = decode(utterance)
         check_seconds(utterance, data.filter)
@@ -101,6 +101,9 @@ class SpokenEncoder(ABC):
             utterance = augment(utterance, data.augment, rng)
         wording = preparer.rng("wording", utterance, copy) if preparer.train else None
         sequence = self.sequence(utterance, wording)
+        while utterance.history and len(sequence) > longest(data.filter, preparer.limits):
+            utterance = replace(utterance, history=utterance.history[2:])  # as a session forgets: the oldest exchange first
+            sequence = self.sequence(utterance, wording)
         check_length(sequence, self.num_text(sequence), data.filter, preparer.limits)
         return features(sequence, self, data.augment, rng)
 
@@ -158,6 +161,7 @@ class SequenceEncoder(SpokenEncoder):
         num_mels: int,
         text_size: int | None = None,
         ratio: InterleaveConfig = InterleaveConfig(),  # noqa: B008  frozen
+        think: ThinkConfig = ThinkConfig(),  # noqa: B008  frozen
     ) -> None:
         """``text_size`` is the number of text embeddings of the model when that exceeds the tokenizer's vocabulary."""
         self.tokenizer_config = tokenizer
@@ -166,6 +170,7 @@ class SequenceEncoder(SpokenEncoder):
         self.num_mels = num_mels
         self.text_size = text_size
         self.ratio = ratio
+        self.think = think
         self._tools: tuple[SequenceBuilder, LogMel] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,7 +196,7 @@ class SequenceEncoder(SpokenEncoder):
         if self._tools is None:
             tokenizer = load_tokenizer(self.tokenizer_config)
             vocab = JointVocab(self.text_size or tokenizer.vocab_size, self.codebook_size)
-            builder = SequenceBuilder(tokenizer, vocab, load_prompts(self.prompts_name), ratio=self.ratio)
+            builder = SequenceBuilder(tokenizer, vocab, load_prompts(self.prompts_name), ratio=self.ratio, think=self.think)
             self._tools = builder, LogMel(self.num_mels)
         return self._tools
 
@@ -292,10 +297,15 @@ def check_length(sequence: Sequence, num_text: int, bounds: FilterConfig, limits
 
 def check_positions(length: int, bounds: FilterConfig, limits: Limits) -> None:
     """Drops what is longer than the bounds or than a whole micro-batch."""
-    longest = min(bounds.max_sequence, limits.max_tokens)
-    if length > longest:
-        name = "data.filter.max_sequence" if longest == bounds.max_sequence else "train.max_tokens"
-        raise DataError(f"{length} positions, {name} is {longest}", "sequence_too_long")
+    most = longest(bounds, limits)
+    if length > most:
+        name = "data.filter.max_sequence" if most == bounds.max_sequence else "train.max_tokens"
+        raise DataError(f"{length} positions, {name} is {most}", "sequence_too_long")
+
+
+def longest(bounds: FilterConfig, limits: Limits) -> int:
+    """Most positions of a sequence."""
+    return min(bounds.max_sequence, limits.max_tokens)
 
 
 def features(sequence: Sequence, encoder: SpokenEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:

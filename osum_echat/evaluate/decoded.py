@@ -1,4 +1,4 @@
-"""What a decode directory holds: `transcript`, `text`, `labels.jsonl`, `decode.json` (written by generate/outputs.py)."""
+"""What a decode directory holds: `transcript`, `text`, `reply`, `labels.jsonl`, `decode.json` (written by generate/outputs.py)."""
 
 import json
 from dataclasses import dataclass
@@ -12,18 +12,24 @@ from osum_echat.evaluate.kaldi_text import read_kaldi_text
 
 @dataclass(frozen=True)
 class Decoded:
-    """Hypotheses by key. `raw` is the answer as the model wrote it, tags included."""
+    """Hypotheses by key. `raw` is the answer as the model wrote it, tags included; `replies` what it said in a conversation."""
 
     folder: Path
     info: dict[str, Any]
     raw: dict[str, str]
     transcripts: dict[str, str]
     labels: dict[str, dict[str, str]]
+    replies: dict[str, str]
 
     @property
     def has_transcript(self) -> bool:
         """False when the task asked for labels only: then the words are nothing to score."""
         return bool(self.info.get("has_transcript", True))
+
+    @property
+    def thinks(self) -> bool:
+        """True when transcript and labels are those of think blocks: what the user said, not the row's `txt`."""
+        return bool(self.info.get("thinks", False))
 
     def asks_for(self, label: str) -> bool:
         """True when the decoded task asked for this label (or nobody wrote down what it asked for)."""
@@ -45,7 +51,8 @@ def read_decoded(folder: Path) -> Decoded:
     info = json.loads(info_file.read_text(encoding="utf-8")) if info_file.is_file() else {}
     raw = read_kaldi_text(folder / "text")
     transcripts = read_kaldi_text(folder / "transcript") if (folder / "transcript").is_file() else raw
-    return Decoded(folder, info, raw, transcripts, read_labels(folder / "labels.jsonl"))
+    replies = read_kaldi_text(folder / "reply") if (folder / "reply").is_file() else raw
+    return Decoded(folder, info, raw, transcripts, read_labels(folder / "labels.jsonl"), replies)
 
 
 def read_labels(path: Path) -> dict[str, dict[str, str]]:

@@ -85,7 +85,8 @@ def score(
     """Compare a decode with its references. A missing hypothesis is deletions, and wrong for every label its row carries."""
     speakers = {row.key: row.speaker for row in references}
     train = list(train)
-    transcripts = {row.key: text for row in references if (text := transcript_of(row))}
+    thinks = decoded.thinks
+    transcripts = {row.key: text for row in references if (text := row.question if thinks else transcript_of(row))}
     found = {name: _score_label(name, references, decoded, train) for name in labels}
     return Scored(
         text=error_rate(transcripts, decoded.transcripts) if decoded.has_transcript and transcripts else None,

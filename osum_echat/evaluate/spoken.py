@@ -61,7 +61,7 @@ def read_spoken(folder: Path) -> Spoken:
         writes=task.writes,
         speaks=task.speaks,
         was_decoded=True,
-        written=decoded.raw if task.writes else {},
+        written=decoded.replies if task.writes else {},
         says={row.key: row.txt or "" for row in rows},
         empty=frozenset(decoded.info.get("empty", ())),
         truncated=frozenset(decoded.info.get("cut_off", ())),

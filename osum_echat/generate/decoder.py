@@ -30,13 +30,16 @@ _KEEP_SHARE = 0.75  # the state is compacted when at most this share of its rows
 class Generated:
     """An answer: text `ids` without eos, speech `codes` without boundaries, and `layout`, all joint ids as a training sequence has them.
 
-    `finished` is False when it was cut off at a longest length.
+    `finished` is False when it was cut off at a longest length, `think_cut` True when the think block was, the first
+    `num_think` of `ids`.
     """
 
     ids: tuple[int, ...]
     codes: tuple[int, ...]
     layout: tuple[int, ...]
     finished: bool
+    num_think: int = 0
+    think_cut: bool = False
 
 
 @torch.inference_mode()
@@ -49,7 +52,11 @@ def generate(model: EChat, prompts: SequenceOf[Sequence], mels: SequenceOf[Tenso
     generators = [] if plan.is_greedy else [request_generator(seed, prompt.key) for prompt in prompts]
     for _ in decode(model, hidden_TD[batch.cu_seqlens[1:].long() - 1], state, courses, generators):
         pass
-    return [Generated(tuple(course.text), tuple(course.codes), tuple(course.layout), course.finished) for course in courses]
+    return [_generated(course) for course in courses]
+
+
+def _generated(course: Course) -> Generated:
+    return Generated(tuple(course.text), tuple(course.codes), tuple(course.layout), course.finished, course.num_think, course.think_cut)
 
 
 def prompt_batch(model: EChat, prompts: SequenceOf[Sequence], mels: SequenceOf[Tensor]) -> Batch:

@@ -17,11 +17,12 @@ from osum_echat.data.steps import decode
 from osum_echat.errors import DataError, UserError
 from osum_echat.generate.rules import Below, Forbid, LogitRule, NoLoop, StopRule
 from osum_echat.generate.sampling import Sampler
-from osum_echat.generate.schedule import Phase, Plan, make_schedule
+from osum_echat.generate.schedule import Phase, Plan, make_schedule, make_thinking
 from osum_echat.tasks.sequence import Sequence, SequenceBuilder
 from osum_echat.tasks.task import Task, encode_prompt
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tags import KINDS, UNKNOWN, join_words, parse_labels, parse_words, split_reply, tag_text
+from osum_echat.text.think import split_think
 from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import JointVocab
 from osum_echat.utterance import Utterance
@@ -60,13 +61,23 @@ class Request:
     say: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """A question and the joint ids of the answer to it."""
+
+    question: Utterance
+    layout: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What the model wrote, and its parts."""
+    """What the model wrote, and its parts. `think` is the block before the reply as it was meant, `reply` what is said, without tags."""
 
     raw: str
     transcript: str
     labels: dict[str, str]
+    think: str | None = None
+    reply: str = ""
 
 
 class RequestEncoder:
@@ -78,8 +89,9 @@ class RequestEncoder:
         self.tokenizer = load_tokenizer(config.tokenizer)
         self.vocab = JointVocab(config.model.llm.vocab_size, config.model.speech.codebook_size)
         self.ratio = config.interleave
+        self.max_think = config.think.max_tokens
         self.speech_sampler = speech_sampler(config)
-        self._builder = SequenceBuilder(self.tokenizer, self.vocab, load_prompts(config.prompts), None, config.interleave)
+        self._builder = SequenceBuilder(self.tokenizer, self.vocab, load_prompts(config.prompts), None, config.interleave, config.think)
         self._log_mel = LogMel(config.features.num_mels)
 
     def request(self, utterance: Utterance) -> Request:
@@ -98,6 +110,19 @@ class RequestEncoder:
         self.task.follow_up(utterance, self._builder)
         return self._request(self._builder.build(utterance.key, self.task.name))
 
+    def dialogue(self, exchanges: Iterable[Exchange], question: Utterance) -> Request:
+        """A whole dialogue as a live one has it, the answers with exactly the ids that were said."""
+        if self.task.follow_up is None:
+            raise UserError(f"the task {self.task.name!r} has no dialogue: every request starts anew")
+        self._builder.clear()
+        layout = self.task.prompt
+        for exchange in exchanges:
+            layout(decode(replace(exchange.question, task=self.task.name, history=())), self._builder)
+            self._builder.ids(list(exchange.layout))
+            layout = self.task.follow_up
+        layout(decode(replace(question, task=self.task.name, history=())), self._builder)
+        return self._request(self._builder.build(question.key, self.task.name))
+
     def _request(self, prompt: Sequence) -> Request:
         seconds = sum(len(span.waveform_S) for span in prompt.audio) / SAMPLE_RATE
         if seconds > self.max_seconds:
@@ -112,7 +137,12 @@ class RequestEncoder:
         return Below(self.tokenizer.vocab_size), Forbid((placeholder,))
 
     def plan(
-        self, text: Sampler = GREEDY, speech: Sampler | None = None, max_new: int | None = None, max_speech: int | None = None
+        self,
+        text: Sampler = GREEDY,
+        speech: Sampler | None = None,
+        max_new: int | None = None,
+        max_speech: int | None = None,
+        max_think: int | None = None,
     ) -> Plan:
         """How the task is answered: its schedule, samplers and longest lengths; of speech the run's sampler when none is given."""
         boundary = self.vocab.id_to_code(self.vocab.boundary)
@@ -121,7 +151,8 @@ class RequestEncoder:
             StopRule(boundary, self.task.max_speech if max_speech is None else max_speech),
         )
         phases = Phase(stops[0], text, self.rules()), Phase(stops[1], speech or self.speech_sampler, (NoLoop(boundary),))
-        return Plan(make_schedule(self.task.schedule, self.ratio), self.vocab, *phases)
+        thinking = make_thinking(self.tokenizer, max_think or self.max_think) if self.task.thinks else None
+        return Plan(make_schedule(self.task.schedule, self.ratio), self.vocab, *phases, thinking)
 
     def answer(self, ids: tuple[int, ...]) -> Answer:
         """Text of answer ids, split into words and labels."""
@@ -129,8 +160,15 @@ class RequestEncoder:
 
 
 def read_answer(raw: str, task: Task) -> Answer:
-    """Split what the model wrote: reply and word times are left out of the transcript, labels the task did not ask for are kept too."""
+    """Split what the model wrote: reply and word times are left out of the transcript, labels the task did not ask for are kept too.
+
+    Of an answer with a think block, transcript and labels are those of the block: what was heard.
+    """
     raw = " ".join(raw.split())
+    if task.follow_up is not None:
+        thought = split_think(raw)
+        transcript, labels = parse_labels(thought.think or "", task.labels)
+        return Answer(raw, transcript, labels, thought.think, parse_labels(thought.reply)[0])
     text, labels = parse_labels(split_reply(raw)[0], task.labels or KINDS)
     words = parse_words(text)
     transcript = join_words(word for word, _, _ in words) if words else text

@@ -16,7 +16,7 @@ from typing import Any
 from osum_echat.data.source import Drop, Row
 from osum_echat.errors import DataError
 from osum_echat.files import write_text
-from osum_echat.generate.decoder import generate
+from osum_echat.generate.decoder import Generated, generate
 from osum_echat.generate.outputs import CODE_RATE, AnswerRow, DecodeRecord, write_outputs
 from osum_echat.generate.requests import GREEDY, Request, RequestEncoder
 from osum_echat.generate.sampling import Sampler
@@ -24,7 +24,7 @@ from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import Task
 
 PARTIAL = "partial.jsonl"
-_DECIDES_ANSWER = ("sampler", "speech_sampler", "seed", "max_new", "max_speech")
+_DECIDES_ANSWER = ("sampler", "speech_sampler", "seed", "max_new", "max_speech", "max_think")
 Progress = Callable[[int, int], None]
 """(utterances done, utterances dropped)"""
 
@@ -38,6 +38,7 @@ class DecodeSettings:
     seed: int = 777
     max_new: int | None = None
     max_speech: int | None = None
+    max_think: int | None = None
     batch_size: int = 32
     max_batch_seconds: float = 480.0
     read_ahead: int = 512
@@ -170,14 +171,22 @@ def _answer_batch(model: EChat, encoder: RequestEncoder, batch: list[Request], s
         model,
         [request.prompt for request in batch],
         [mel for request in batch for mel in request.mels],
-        encoder.plan(settings.sampler, settings.speech_sampler, settings.max_new, settings.max_speech),
+        encoder.plan(settings.sampler, settings.speech_sampler, settings.max_new, settings.max_speech, settings.max_think),
         settings.seed,
     )
-    rows = [
-        AnswerRow(request.key, encoder.answer(answer.ids).raw, list(answer.codes), request.say, round(request.seconds, 4), answer.finished)
-        for request, answer in zip(batch, answers, strict=True)
-    ]
-    return [asdict(row) for row in rows]
+    return [asdict(_row(encoder, request, answer)) for request, answer in zip(batch, answers, strict=True)]
+
+
+def _row(encoder: RequestEncoder, request: Request, answer: Generated) -> AnswerRow:
+    return AnswerRow(
+        key=request.key,
+        raw=encoder.answer(answer.ids).raw,
+        codes=list(answer.codes),
+        say=request.say,
+        seconds=round(request.seconds, 4),
+        finished=answer.finished,
+        think_cut=answer.think_cut,
+    )
 
 
 def finish_decode(record: DecodeRecord, task: Task, out: Path, facts: dict[str, Any], code_rate: float = CODE_RATE) -> dict[str, Any]:
@@ -191,4 +200,4 @@ def identity_of(config: Path, checkpoint: Path, source: dict[str, str], task: Ta
     """What makes two decodes the same: files (by size and time), task, and all that changes an answer."""
     stamps = {str(path): [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in (config, checkpoint, Path(source["list"]))}
     options = {name: value for name, value in asdict(settings).items() if name in _DECIDES_ANSWER}
-    return {"format": 3, "task": task.name, **source, "files": stamps, **options}
+    return {"format": 4, "task": task.name, **source, "files": stamps, **options}

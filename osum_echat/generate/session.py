@@ -2,8 +2,11 @@
 
 The session owns the key/value state and goes on with it: a turn only reads what is new, and what was said stands in it with exactly the ids
 that were said. The ids of a turn are thus a prefix of those of the next, as in training (tasks/chat.py). An answer that is broken off (the
-iterator is closed) is kept as far as it came. Tasks without dialogue, such as tts, start anew with every request. Leaves out: turn
-detection, playing sound, many dialogues at once.
+iterator is closed) is kept as far as it came. A think block comes as one event at its end, before the reply.
+
+Where a question and all before it exceed `max_context` positions, the oldest exchanges are forgotten, as few as that takes, and the rest is
+read anew: training shortens a history in the same way (data/steps.py). Tasks without dialogue, such as tts, start anew with every request.
+Leaves out: turn detection, playing sound, many dialogues at once.
 
 Shapes: T new positions, D width, S samples.
 """
@@ -17,12 +20,13 @@ import torch
 from torch import Tensor
 
 from osum_echat.generate.decoder import decode, prompt_batch
-from osum_echat.generate.requests import Request, RequestEncoder
+from osum_echat.generate.requests import Exchange, Request, RequestEncoder
 from osum_echat.generate.sampling import request_generator
 from osum_echat.generate.schedule import Course, Plan
 from osum_echat.generate.voice import Hops, Synthesizer, Voice
 from osum_echat.model.echat import EChat
 from osum_echat.model.llm import KVState
+from osum_echat.text.think import Thought, split_think
 from osum_echat.text.tokenizer import IncrementalDetokenizer
 from osum_echat.utterance import Utterance
 
@@ -36,8 +40,17 @@ class StageEvent:
 
 
 @dataclass(frozen=True)
+class ThinkEvent:
+    """The think block, as it was meant and without its marks; `finished` is False when it was closed at its longest length."""
+
+    seconds: float
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
 class TextEvent:
-    """More of the answer's text; the pieces concatenate to the whole."""
+    """More of the reply's text; the pieces concatenate to the whole."""
 
     seconds: float
     text: str
@@ -62,7 +75,7 @@ class AudioEvent:
 
 @dataclass(frozen=True)
 class EndEvent:
-    """The whole answer; `finished` is False when it was cut off at a longest length."""
+    """The whole reply, its think block not included; `finished` is False when it was cut off at a longest length."""
 
     seconds: float
     text: str
@@ -70,7 +83,7 @@ class EndEvent:
     finished: bool
 
 
-Event = StageEvent | TextEvent | SpeechEvent | AudioEvent | EndEvent
+Event = StageEvent | ThinkEvent | TextEvent | SpeechEvent | AudioEvent | EndEvent
 """`seconds` of every event count from the request."""
 
 
@@ -86,6 +99,7 @@ class DialogueSession:
         seed: int = 777,
         synthesizer: Synthesizer | None = None,
         hops: Hops = Hops(),  # noqa: B008  frozen
+        max_context: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
@@ -94,6 +108,7 @@ class DialogueSession:
         self._seed = seed
         self._synthesizer = synthesizer
         self._hops = hops
+        self._max_context = max_context
         self._clock = clock
         self._open: Generator[Event, None, None] = _nothing()
         self.reset()
@@ -102,6 +117,8 @@ class DialogueSession:
         """Forget everything that was said."""
         self.ids: tuple[int, ...] = ()  # joint ids of all turns, audio slots included
         self.num_turns = 0
+        self.num_forgotten = 0  # exchanges
+        self._exchanges: list[Exchange] = []
         self._state: KVState | None = None
 
     def reply(self, question: Utterance) -> Iterator[Event]:
@@ -131,6 +148,7 @@ class DialogueSession:
         finally:
             course.close()
             self.ids += tuple(course.layout)
+            self._exchanges.append(Exchange(question, tuple(course.layout)))
 
     def _request(self, question: Utterance) -> Request:
         """What the model has to read: all of the first prompt, later only what is new and the end of the last answer."""
@@ -138,7 +156,22 @@ class DialogueSession:
             self.reset()
         if self._state is None:
             return self._encoder.request(question)
-        return self._encoder.follow_up(question, self.ids[self._state.row_lens[0] :])
+        num_read = self._state.row_lens[0]
+        request = self._encoder.follow_up(question, self.ids[num_read:])
+        if self._max_context is None or num_read + len(request.prompt) <= self._max_context:
+            return request
+        return self._shortened(question, self._max_context)
+
+    def _shortened(self, question: Utterance, max_context: int) -> Request:
+        """The dialogue from a later exchange on, to be read from its beginning."""
+        for num_kept in range(len(self._exchanges) - 1, -1, -1):
+            kept = self._exchanges[len(self._exchanges) - num_kept :]
+            request = self._encoder.dialogue(kept, question)
+            if len(request.prompt) <= max_context or not kept:
+                break
+        self.num_forgotten += len(self._exchanges) - len(kept)
+        self._exchanges, self._state = kept, None
+        return request
 
     def _read(self, request: Request, x_TD: Tensor) -> Tensor:
         llm, num_read = self._model.llm, 0 if self._state is None else self._state.row_lens[0]
@@ -154,7 +187,15 @@ class DialogueSession:
         detokenizer = IncrementalDetokenizer(self._encoder.tokenizer)
         voice = self._voice(generator)
         num_text = num_codes = 0
+        thought = Thought(None, "")
         for _ in decode(self._model, hidden_BD, self._state, [course], [generator]):
+            if course.thinks:
+                continue
+            if num_text < course.num_think:
+                thought = split_think(self._encoder.tokenizer.decode(course.text[: course.num_think]))
+                yield ThinkEvent(now(), thought.think or "", not course.think_cut)
+                yield from _text_event(thought.reply, now)
+                num_text = course.num_think
             for token in course.text[num_text:]:
                 yield from _text_event(detokenizer.push(token), now)
             for code in course.codes[num_codes:]:
@@ -165,7 +206,8 @@ class DialogueSession:
         yield from _text_event(detokenizer.flush(), now)
         if voice is not None:
             yield from _audio_event(voice.finish(), voice.sample_rate, now)
-        yield EndEvent(now(), self._encoder.tokenizer.decode(course.text), tuple(course.codes), course.finished)
+        text = thought.reply + self._encoder.tokenizer.decode(course.text[course.num_think :])
+        yield EndEvent(now(), text, tuple(course.codes), course.finished)
 
     def _voice(self, generator: torch.Generator) -> Voice | None:
         """A voice for a spoken answer; its seed is the request's, and not a number drawn: ids are the same with and without sound."""

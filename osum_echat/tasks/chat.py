@@ -1,22 +1,25 @@
-"""Layout of conversation: SYS history* question A [reply]. A question is text (t2t) or audio (s2t, s2s), a reply text or text and speech.
+"""Layout of conversation: SYS history* question A [(think) reply]. A question is text (t2t) or audio (s2t, s2s), a reply text or text and
+speech; in the tasks *_think a block stands before it (tasks/think.py).
 
 Earlier turns are written exactly as they were when they were live, only not learned: the sequence of turn n + 1 begins with that of turn n,
 so a session goes on with the key/value state it has (generate/session.py). An earlier reply without `speech_token` is written as text
-alone. Leaves out: think blocks.
+alone. The words, labels and paragraph of an earlier block are those of the user's turn before it.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from osum_echat.errors import DataError
 from osum_echat.tasks.sequence import SequenceBuilder
 from osum_echat.tasks.speak import write_reply
+from osum_echat.tasks.think import write_think
 from osum_echat.tasks.understand import checked, note_transcript, where
 from osum_echat.utterance import Turn, Utterance
 
 
-def prompt(utt: Utterance, builder: SequenceBuilder, *, family: str, schedule: str, hears: bool) -> None:
+def prompt(utt: Utterance, builder: SequenceBuilder, *, family: str, schedule: str, hears: bool, thinks: bool = False) -> None:
     """System prompt, earlier turns, the question, assistant header; `hears` says whether questions are audio."""
     template = builder.prompts.template
     builder.text(template.begin)
@@ -25,6 +28,8 @@ def prompt(utt: Utterance, builder: SequenceBuilder, *, family: str, schedule: s
     for number, (user, assistant) in enumerate(_exchanges(utt)):
         _earlier_question(utt, builder, user, hears, f"turn {2 * number} of 'history'")
         builder.text(template.assistant)
+        if thinks:
+            write_think(_as_live(utt, user), builder, learn=False)
         form = schedule if assistant.speech_token else "text"
         of = f"turn {2 * number + 1} of 'history'"
         write_reply(utt, builder, form, assistant.txt, assistant.speech_token, learn=False, of=of)
@@ -40,8 +45,13 @@ def follow_up(utt: Utterance, builder: SequenceBuilder, *, hears: bool) -> None:
     builder.text(builder.prompts.template.assistant)
 
 
-def answer(utt: Utterance, builder: SequenceBuilder, *, schedule: str, hears: bool) -> None:
-    """The reply from the fields `txt` and `speech_token`; a `question` beside audio holds its words, for the CTC branch."""
+def answer(utt: Utterance, builder: SequenceBuilder, *, schedule: str, hears: bool, thinks: bool = False) -> None:
+    """The think block if asked for, then the reply from the fields `txt` and `speech_token`.
+
+    A `question` beside audio holds its words, for block and CTC branch.
+    """
+    if thinks:
+        write_think(utt, builder)
     write_reply(utt, builder, schedule, utt.txt, utt.speech_token, learn=True, of="the reply")
     if hears:
         note_transcript(checked(utt, (utt.question or "").strip()), builder)
@@ -67,6 +77,12 @@ def _earlier_question(utt: Utterance, builder: SequenceBuilder, turn: Turn, hear
         builder.text(text)
     else:
         raise DataError(f"{where(utt)}: {of} has no 'txt', and the task hears no audio", "missing_question")
+
+
+def _as_live(utt: Utterance, turn: Turn) -> Utterance:
+    """The row as it was when this turn of the user was the question."""
+    told = {name: getattr(turn, name) for name in ("gender", "age", "age_years", "emotion", "event", "think")}
+    return replace(utt, question=turn.txt, **told)
 
 
 def _audio(utt: Utterance, builder: SequenceBuilder, waveform_S: np.ndarray | None, of: str) -> None:

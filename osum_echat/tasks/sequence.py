@@ -6,14 +6,14 @@ Leaves out: what a task puts where (task.py and its neighbours), features, batch
 """
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 from rich.text import Text
 
 from osum_echat.audio.features import num_llm_frames
-from osum_echat.config import InterleaveConfig
+from osum_echat.config import InterleaveConfig, ThinkConfig
 from osum_echat.errors import ConfigError, DataError
 from osum_echat.tasks.interleave import interleave
 from osum_echat.text.prompts import Prompts
@@ -32,7 +32,10 @@ class AudioSpan:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """ids_T and labels_T are int64 of one length T; `ctc_ids` is the transcript in UTF-8 bytes, empty when there is none."""
+    """ids_T and labels_T are int64 of one length T; `ctc_ids` is the transcript in UTF-8 bytes, empty when there is none.
+
+    `known` tells of every part of a think block whether it was known, and learned, or a placeholder.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -40,6 +43,7 @@ class Sequence:
     ctc_ids: np.ndarray
     key: str
     task: str
+    known: dict[str, bool] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +73,7 @@ class SequenceBuilder:
         prompts: Prompts,
         rng: np.random.Generator | None = None,
         ratio: InterleaveConfig = InterleaveConfig(),  # noqa: B008  frozen
+        think: ThinkConfig = ThinkConfig(),  # noqa: B008  frozen
     ) -> None:
         if tokenizer.vocab_size > vocab.text_size:
             raise ConfigError(f"the tokenizer has {tokenizer.vocab_size} ids but the model only {vocab.text_size} (model.llm.vocab_size)")
@@ -77,6 +82,7 @@ class SequenceBuilder:
         self.prompts = prompts
         self.rng = rng
         self.ratio = ratio
+        self.think = think
         self.clear()
 
     def clear(self) -> None:
@@ -85,6 +91,7 @@ class SequenceBuilder:
         self._labels: list[int] = []
         self._audio: list[AudioSpan] = []
         self._ctc_ids: list[int] = []
+        self._known: dict[str, bool] = {}
 
     def text(self, text: str, learn: bool = False) -> None:
         """Append text, tokenized on its own."""
@@ -129,10 +136,14 @@ class SequenceBuilder:
         """Note the words of the audio for the CTC branch; no position of the sequence."""
         self._ctc_ids = list(text.encode())
 
+    def note(self, part: str, known: bool) -> None:
+        """Note whether a part of the think block was known; no position of the sequence."""
+        self._known[part] = known
+
     def build(self, key: str, task: str) -> Sequence:
         """The sequence of all pieces; the builder is empty afterwards."""
         ids, labels, ctc_ids = (np.array(values, dtype=np.int64) for values in (self._ids, self._labels, self._ctc_ids))
-        sequence = Sequence(ids, labels, tuple(self._audio), ctc_ids, key, task)
+        sequence = Sequence(ids, labels, tuple(self._audio), ctc_ids, key, task, self._known)
         self.clear()
         return sequence
 

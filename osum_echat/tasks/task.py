@@ -15,6 +15,7 @@ from osum_echat.config import ConvertConfig
 from osum_echat.errors import ConfigError, DataError
 from osum_echat.tasks import chat, speak, understand
 from osum_echat.tasks.sequence import Sequence, SequenceBuilder
+from osum_echat.text import think
 from osum_echat.text.tags import KINDS
 from osum_echat.utterance import Utterance
 
@@ -27,7 +28,8 @@ class Task:
 
     `transcript` and `labels` say what to score in the answer; `tags` is the name of the task in OSUM's lists (order is free);
     `schedule` is the form of the answer (a key of speak.REPLIES); when decoding, `max_new` bounds its text ids and `max_speech` its codes.
-    `follow_up` lays out the next question of a live dialogue; a task without one starts anew every time.
+    `follow_up` lays out the next question of a live dialogue; a task without one starts anew every time. One that `thinks` notes
+    `transcript` and `labels` in a block before the reply.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Task:
     max_new: int = 400
     max_speech: int = 0
     follow_up: Layout | None = None
+    thinks: bool = False
 
     @property
     def writes(self) -> bool:
@@ -52,6 +55,11 @@ class Task:
     def speaks(self) -> bool:
         """True when the answer has speech."""
         return self.schedule != "text"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Labels a row must have; a think block does with placeholders."""
+        return () if self.thinks else self.labels
 
     @property
     def reads_aloud(self) -> bool:
@@ -87,19 +95,22 @@ def _speak(name: str, tags: str, family: str, schedule: str) -> Task:
     return Task(name, family, *layout, tags, reads_audio=False, schedule=schedule, max_new=800, max_speech=2000)
 
 
-def _chat(name: str, tags: str, family: str, schedule: str, hears: bool = True) -> Task:
-    """A row of conversation; `hears` tells spoken questions from written ones."""
+def _chat(name: str, tags: str, family: str, schedule: str, hears: bool = True, thinks: bool = False) -> Task:
+    """A row of conversation; `hears` tells spoken questions from written ones, `thinks` whether a block stands before the reply."""
     return Task(
         name=name,
         family=family,
-        prompt=partial(chat.prompt, family=family, schedule=schedule, hears=hears),
-        answer=partial(chat.answer, schedule=schedule, hears=hears),
+        prompt=partial(chat.prompt, family=family, schedule=schedule, hears=hears, thinks=thinks),
+        answer=partial(chat.answer, schedule=schedule, hears=hears, thinks=thinks),
         tags=tags,
+        transcript=thinks,
+        labels=think.LABELS if thinks else (),
         reads_audio=hears,
         schedule=schedule,
         max_new=800,
         max_speech=0 if schedule == "text" else 2000,
         follow_up=partial(chat.follow_up, hears=hears),
+        thinks=thinks,
     )
 
 
@@ -125,10 +136,15 @@ _ROWS: tuple[Task, ...] = (
     _chat("s2t", "<S2TCHAT>", "s2t", "text"),
     _chat("s2s", "<S2TCHAT> <TEXT2TOKEN>", "s2s", "text_speech"),
     _chat("s2s_interleaved", "<S2TCHAT> <TEXT2TOKEN> <STREAMING>", "s2s_stream", "interleaved"),
+    _chat("s2t_think", "<S2TCHAT> <THINKER>", "s2t_think", "text", thinks=True),
+    _chat("s2s_think", "<S2TCHAT> <TEXT2TOKEN> <THINK>", "s2s_think", "text_speech", thinks=True),
+    _chat("s2s_interleaved_think", "<S2TCHAT> <TEXT2TOKEN> <STREAMING> <THINK>", "s2s_stream_think", "interleaved", thinks=True),
     _speak("tts", "<TEXT2TOKEN>", "tts", "speech"),
     _speak("tts_interleaved", "<TEXT2TOKEN> <STREAMING>", "tts_stream", "interleaved"),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
+THINKING = {name: f"{name}_think" for name in TASKS if f"{name}_think" in TASKS}
+"""Conversation -> the same with a think block before the reply."""
 
 
 def _tag_set(tags: str) -> frozenset[str]:

@@ -3,7 +3,7 @@
 A label is (kind, value), such as ("emotion", "happy"), and is written `<HAPPY>`. All spellings differ across kinds: `other` is written
 `<OTHER_EMOTION>`, `<OTHER_EVENT>` or `<OTHER_STYLE>`, the event `none` (nothing but speech) `<NO_EVENT>`, so a rendered label always parses
 back to itself. Inventories: OSUM (arXiv:2501.13306) and OSUM-EChat (arXiv:2508.09600, appendix A.2). Also here, because they share the
-angle brackets: word times (`<0.3>hello<0.7>`) and the mark between transcript and reply. Leaves out: `<think>` blocks.
+angle brackets: word times (`<0.3>hello<0.7>`) and the mark between transcript and reply. Leaves out: `<think>` blocks (text/think.py).
 """
 
 import difflib
@@ -126,7 +126,7 @@ def _simplify(name: str) -> str:
 
 
 _LOOKUP = _build_lookup()
-_UNKNOWN_TAG = f"<{UNKNOWN.upper()}>"
+UNKNOWN_TAG = f"<{UNKNOWN.upper()}>"
 
 
 def values(kind: str) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def values(kind: str) -> tuple[str, ...]:
 
 def tag_text(kind: str, value: str) -> str:
     """How a canonical value (or UNKNOWN) is written: ("event", "none") -> "<NO_EVENT>"."""
-    return _UNKNOWN_TAG if value == UNKNOWN else f"<{_INVENTORY[kind][value]}>"
+    return UNKNOWN_TAG if value == UNKNOWN else f"<{_INVENTORY[kind][value]}>"
 
 
 def tag_texts(kind: str) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def tag_texts(kind: str) -> tuple[str, ...]:
     return tuple(tag_text(kind, value) for value in _INVENTORY[kind])
 
 
-ALL_TAGS: list[str] = [*(tag for kind in KINDS for tag in tag_texts(kind)), _UNKNOWN_TAG]
+ALL_TAGS: list[str] = [*(tag for kind in KINDS for tag in tag_texts(kind)), UNKNOWN_TAG]
 
 
 def is_missing(kind: str, value: str | None) -> bool:

@@ -43,7 +43,7 @@ class Arch(NamedTuple):
 
 def _sequence_encoder(cfg: RunConfig) -> SequenceEncoder:
     speech, encoder, llm = cfg.model.speech, cfg.model.encoder, cfg.model.llm
-    return SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder.num_mels, llm.vocab_size, cfg.interleave)
+    return SequenceEncoder(cfg.tokenizer, cfg.prompts, speech.codebook_size, encoder.num_mels, llm.vocab_size, cfg.interleave, cfg.think)
 
 
 ARCHS: dict[str, Arch] = {

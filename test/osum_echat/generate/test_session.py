@@ -25,11 +25,14 @@ CHATS = [name for name, task in TASKS.items() if task.follow_up]
 GREEDY = Sampler()
 CODES = [np.random.default_rng(0).integers(0, 8, 41).tolist(), [7, 6, 5], [3, 3]]
 TEXTS = ["open the door", "the light is on", "on"]
+HEARD = {"age": "adult", "gender": "female", "event": "none", "emotion": "sad"}
+THOUGHT = "is the light on<ADULT><FEMALE><NO_EVENT><SAD>"
+BLOCK = ["is the light on", "<ADULT>", "<FEMALE>", "<NO_EVENT>", "<SAD>", "<think end>"]  # tokenized one by one, behind the begin mark
 
 
 def question(turn: int, seconds: float = 0.6) -> Utterance:
     wave = np.random.default_rng(turn).normal(0, 0.1, int(16000 * seconds)).astype(np.float32)
-    return Utterance(key=f"q{turn}", question="is the light on", waveform_S=wave)
+    return Utterance(key=f"q{turn}", question="is the light on", waveform_S=wave, **HEARD)
 
 
 class Scripted:
@@ -38,7 +41,8 @@ class Scripted:
     def __init__(self, model: EChat, encoder: RequestEncoder) -> None:
         self.model = copy.deepcopy(model)
         eos, boundary = encoder.tokenizer.eos_id, encoder.vocab.id_to_code(encoder.vocab.boundary)
-        self.text = (token for text in TEXTS for token in [*encoder.tokenizer.encode(text), eos])
+        block = [token for part in BLOCK for token in encoder.tokenizer.encode(part)] if encoder.task.thinks else []
+        self.text = (token for text in TEXTS for token in [*block, *encoder.tokenizer.encode(text), eos])
         self.codes = (code for codes in CODES for code in [*codes, boundary])
         self.model.text_logits = lambda hidden_BD: self._say(self.text, 440)  # type: ignore[method-assign]
         self.model.speech_logits = lambda hidden_BD: self._say(self.codes, 9)  # type: ignore[method-assign]
@@ -58,7 +62,7 @@ def training_ids(config: RunConfig, task: str, turns: int) -> list[int]:
     history: list[Turn] = []
     for turn in range(turns - 1):
         asked = question(turn)
-        history.append(Turn("user", txt=asked.question, waveform_S=asked.waveform_S))
+        history.append(Turn("user", txt=asked.question, waveform_S=asked.waveform_S, **HEARD))
         history.append(Turn("assistant", txt=TEXTS[turn], speech_token=tuple(CODES[turn])))
     last = replace(question(turns - 1), task=task, txt=TEXTS[turns - 1], speech_token=tuple(CODES[turns - 1]), history=tuple(history))
     model = config.model
@@ -94,7 +98,7 @@ def test_a_reused_state_answers_as_a_fresh_one_that_reads_everything(model: ECha
         turn
         for at in range(2)
         for turn in (
-            Turn("user", txt=question(at).question, waveform_S=question(at).waveform_S),
+            Turn("user", txt=question(at).question, waveform_S=question(at).waveform_S, **HEARD),
             Turn("assistant", txt=TEXTS[at], speech_token=tuple(CODES[at])),
         )
     ]

@@ -19,7 +19,8 @@ THIRD = np.linspace(0.1, -0.1, 12000, dtype=np.float32)
 
 
 def turns(utterance):
-    user = Turn("user", txt=utterance.question, waveform_S=utterance.waveform_S)
+    told = {name: getattr(utterance, name) for name in ("gender", "age_years", "emotion", "event", "think")}
+    user = Turn("user", txt=utterance.question, waveform_S=utterance.waveform_S, **told)
     return user, Turn("assistant", txt=utterance.txt, speech_token=utterance.speech_token)
 
 

@@ -27,6 +27,7 @@ ANSWERS = {
     "s2s_interleaved": WORDS,
     "tts_interleaved": WORDS,
 }
+THOUGHT = "<think>what is on?<ADULT><FEMALE><COUGH><ANGRY><think end>"
 
 
 def learned(sequence):
@@ -40,6 +41,8 @@ def learned_text(sequence, tokenizer, vocab=None):
 
 def expected_answer(task):
     tags = "".join(TAGS[kind] for kind in KINDS if kind in task.labels)
+    if task.thinks:
+        return THOUGHT + WORDS
     return ANSWERS.get(task.name, (WORDS if task.transcript else "") + tags)
 
 
