@@ -1,0 +1,67 @@
+"""The think block of a reply: what the model notes between `<think>` and `<think end>` before it answers (arXiv:2508.09600, dual think).
+
+In the tag form it notes the user's words and then what the voice tells, `<think>i am home<ADULT><FEMALE><NO_EVENT><SAD><think end>`; in the
+language form a free paragraph. The end is looked for in decoded text, never in ids: a tokenizer may merge it with what stands beside it. A
+paragraph may hold the end mark itself: `escape` puts a backslash into it, `unescape` takes it out again. Leaves out: which positions are
+learned (tasks/think.py), when a block is closed by force (generate/schedule.py).
+"""
+
+import re
+from dataclasses import dataclass
+
+from osum_echat.text.tags import KINDS, parse_labels
+from osum_echat.text.tokenizer import IncrementalDetokenizer, Tokenizer
+
+BEGIN, END = "<think>", "<think end>"
+LABELS = ("age", "gender", "event", "emotion")
+"""What the tag form notes, in this order."""
+
+_MARK = re.compile(r"<(\\*)think end>")
+_ESCAPED = re.compile(r"<\\(\\*)think end>")
+
+
+def escape(paragraph: str) -> str:
+    """`paragraph` without an end mark: every `<think end>` in it, escaped or not, gets one backslash more."""
+    return _MARK.sub(lambda mark: f"<\\{mark.group(1)}think end>", paragraph)
+
+
+def unescape(written: str) -> str:
+    """The paragraph that `escape` made this of."""
+    return _ESCAPED.sub(lambda mark: f"<{mark.group(1)}think end>", written)
+
+
+@dataclass(frozen=True)
+class Thought:
+    """An answer in its two parts. `think` is what stands in the block, None without one; `ended` is False for a block without end."""
+
+    think: str | None
+    reply: str
+    ended: bool = True
+
+
+def split_think(text: str) -> Thought:
+    """Block and reply of an answer as written. A block that never ends leaves no reply."""
+    lead = text.lstrip()
+    if not lead.startswith(BEGIN):
+        return Thought(None, text)
+    block, end, reply = lead[len(BEGIN) :].partition(END)
+    return Thought(unescape(block), reply, bool(end))
+
+
+def parse_think(block: str) -> tuple[str, dict[str, str]]:
+    """The user's words and the labels of a block in the tag form."""
+    return parse_labels(block, KINDS)
+
+
+class EndWatch:
+    """Tells when a block ends, id by id."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._detokenizer = IncrementalDetokenizer(tokenizer)
+        self._tail = ""
+
+    def push(self, token: int) -> bool:
+        """True when the end mark is complete with this id."""
+        text = self._tail + self._detokenizer.push(token)
+        self._tail = text[-(len(END) - 1) :]
+        return END in text
