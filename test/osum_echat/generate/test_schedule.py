@@ -1,6 +1,7 @@
 """The course of an answer follows its schedule, and decoding with labels as the model's wish gives the training layout back."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from osum_echat.config import InterleaveConfig
 from osum_echat.generate.decoder import decode
 from osum_echat.generate.rules import StopRule
-from osum_echat.generate.schedule import Course, Phase, Plan, Schedule, Sort, make_schedule
+from osum_echat.generate.schedule import Course, Phase, Plan, Schedule, Sort, make_schedule, make_thinking
 from osum_echat.tasks.interleave import interleave
 from osum_echat.tasks.speak import REPLIES
 from osum_echat.tasks.task import TASKS
@@ -200,3 +201,71 @@ def test_speech_that_is_over_does_not_come_back() -> None:
         assert course.accept(1) and course.sort is Sort.TEXT
     assert course.accept(EOS) and course.done and course.finished
     assert course.layout == training_layout("interleaved", [1] * 46, [2])
+
+
+class Letters:
+    """A tokenizer of one letter an id: so the end mark is eleven ids."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+LETTERS = Letters()
+BEGIN_IDS, END_IDS = LETTERS.encode("<think>"), LETTERS.encode("<think end>")
+
+
+def think_plan(form: str, max_think: int = 100, max_text: int = 1000) -> Plan:
+    return replace(make_plan(form, max_text), thinking=make_thinking(LETTERS, max_think))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["text", "text_speech", "interleaved"])
+@pytest.mark.parametrize("block", ["", "i am home", r"a <\think end> b", "<think"])
+def test_a_block_comes_first_and_turns_are_counted_behind_it(form: str, block: str) -> None:
+    text, codes = list(range(20)), [code % 64 for code in range(100)]
+    thought = [*BEGIN_IDS, *LETTERS.encode(block), *END_IDS]
+    layout = [*thought, *training_layout(form, text, codes)]
+    (course,), model = recite(think_plan(form), [layout])
+    assert course.layout == layout and course.finished and not course.think_cut
+    assert course.num_think == len(thought) and course.text == [*thought, *text]
+    assert course.codes == ([] if form == "text" else codes)
+    asked = [sort for sort, _ in model.asked]
+    assert asked[: len(block) + len(END_IDS)] == ["text"] * (len(block) + len(END_IDS))  # the begin is set, not asked for
+
+
+@pytest.mark.parametrize("max_think", [0, 1, 5])
+def test_an_endless_block_is_closed_and_the_reply_follows(max_think: int) -> None:
+    text, codes = [7, 8, 9], [1, 2, 3]
+    closed = [*BEGIN_IDS, *LETTERS.encode("x" * max_think), *END_IDS, *training_layout("interleaved", text, codes)]
+    plan = think_plan("interleaved", max_think, max_text=3)
+    (course,), _ = recite(plan, [closed])
+    assert course.layout == closed and course.think_cut and course.text[course.num_think :] == text
+    assert len(course.layout) <= plan.max_new
+
+
+def test_eos_within_a_block_ends_the_block_and_not_the_answer() -> None:
+    course = Course(think_plan("text"))
+    for _ in BEGIN_IDS:
+        assert course.forced is not None
+        course.accept_mark()
+    assert course.forced is None and course.accept(ord("a")) and course.accept(EOS)
+    for token in END_IDS[1:]:
+        assert course.forced == token and course.thinks
+        course.accept_mark()
+    assert course.layout == [*BEGIN_IDS, ord("a"), *END_IDS] and not course.thinks and not course.done and not course.think_cut
+    assert course.accept(EOS) and course.done and course.finished
+
+
+@pytest.mark.parametrize("num_ids", [0, 3, 7, 9, 12])
+def test_an_answer_broken_off_while_it_thinks_is_whole(num_ids: int) -> None:
+    course = Course(think_plan("text_speech"))
+    for _ in range(num_ids):
+        if course.forced is None:
+            course.accept(ord("a"))
+        else:
+            course.accept_mark()
+    course.close()
+    said = "a" * max(0, num_ids - len(BEGIN_IDS))
+    assert course.layout == [*BEGIN_IDS, *LETTERS.encode(said), *END_IDS, EOS] and course.done and not course.finished

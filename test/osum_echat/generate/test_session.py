@@ -15,10 +15,10 @@ from osum_echat.errors import ConfigError, DataError
 from osum_echat.generate.decoder import generate
 from osum_echat.generate.requests import RequestEncoder
 from osum_echat.generate.sampling import Sampler
-from osum_echat.generate.session import AudioEvent, DialogueSession, EndEvent, Event, SpeechEvent, StageEvent, TextEvent
+from osum_echat.generate.session import AudioEvent, DialogueSession, EndEvent, Event, SpeechEvent, StageEvent, TextEvent, ThinkEvent
 from osum_echat.generate.voice import Hops
 from osum_echat.model.echat import EChat
-from osum_echat.tasks.task import TASKS
+from osum_echat.tasks.task import TASKS, THINKING
 from osum_echat.utterance import Turn, Utterance
 
 CHATS = [name for name, task in TASKS.items() if task.follow_up]
@@ -57,10 +57,10 @@ def script_session(model: EChat, config: RunConfig, task: str, **options: object
     return DialogueSession(Scripted(model, encoder).model, encoder, plan, **options)  # type: ignore[arg-type]
 
 
-def training_ids(config: RunConfig, task: str, turns: int) -> list[int]:
+def training_ids(config: RunConfig, task: str, turns: int, first: int = 0) -> list[int]:
     """A whole dialogue as the training data path writes it."""
     history: list[Turn] = []
-    for turn in range(turns - 1):
+    for turn in range(first, turns - 1):
         asked = question(turn)
         history.append(Turn("user", txt=asked.question, waveform_S=asked.waveform_S, **HEARD))
         history.append(Turn("assistant", txt=TEXTS[turn], speech_token=tuple(CODES[turn])))
@@ -232,3 +232,57 @@ def test_reading_aloud_starts_anew_every_time(model: EChat, run_config: RunConfi
 def test_hops_are_positive() -> None:
     with pytest.raises(ConfigError, match="later=0"):
         Hops(5, 0)
+
+
+@pytest.mark.parametrize("task", THINKING.values())
+def test_a_block_is_one_event_before_the_reply(model: EChat, run_config: RunConfig, task: str) -> None:
+    session = script_session(model, run_config, task)
+    for turn in range(2):
+        events = list(session.reply(question(turn)))
+        thoughts = [event for event in events if isinstance(event, ThinkEvent)]
+        assert [(event.text, event.finished) for event in thoughts] == [(THOUGHT, True)]
+        assert isinstance(events[2], ThinkEvent)  # behind the two stages
+        assert "".join(event.text for event in events if isinstance(event, TextEvent)) == TEXTS[turn]
+
+
+def test_an_endless_block_is_closed_and_said_so(model: EChat, run_config: RunConfig) -> None:
+    encoder = RequestEncoder(run_config, TASKS["s2t_think"])
+    session = DialogueSession(model, encoder, encoder.plan(max_new=5, max_think=4))  # random heads: no end in sight
+    events = list(session.reply(question(0)))
+    (thought,) = [event for event in events if isinstance(event, ThinkEvent)]
+    assert not thought.finished and encoder.tokenizer.encode("<think end>")[0] in session.ids
+    assert isinstance(events[-1], EndEvent) and "<think end>" not in events[-1].text
+
+
+@pytest.mark.parametrize("task", CHATS)
+def test_beyond_the_context_the_oldest_exchanges_are_forgotten(model: EChat, run_config: RunConfig, task: str) -> None:
+    whole = script_session(model, run_config, task)
+    lengths = []
+    for turn in range(3):
+        list(whole.reply(question(turn)))
+        lengths.append(len(whole.ids))
+    session = script_session(model, run_config, task, max_context=lengths[1])  # no room for a third question
+    for turn in range(3):
+        list(session.reply(question(turn)))
+    assert session.num_forgotten == 1 and session.num_turns == 3
+    assert list(session.ids) == training_ids(run_config, task, 3, first=1)
+
+
+def test_a_question_alone_is_always_read(model: EChat, run_config: RunConfig) -> None:
+    session = script_session(model, run_config, "s2t", max_context=1)
+    for turn in range(3):
+        list(session.reply(question(turn)))
+        assert list(session.ids) == training_ids(run_config, "s2t", turn + 1, first=turn)
+    assert session.num_forgotten == 2
+
+
+def test_a_shortened_dialogue_is_answered_as_a_fresh_one(model: EChat, run_config: RunConfig) -> None:
+    encoder = RequestEncoder(run_config, TASKS["s2s_interleaved"])
+    plan = encoder.plan(GREEDY, GREEDY, max_new=12, max_speech=30)
+    session = DialogueSession(model, encoder, plan, max_context=1)
+    list(session.reply(question(0)))
+    end = list(session.reply(question(1)))[-1]
+    fresh = DialogueSession(model, encoder, plan)
+    expected = list(fresh.reply(question(1)))[-1]
+    assert isinstance(end, EndEvent) and isinstance(expected, EndEvent)
+    assert (end.text, end.codes, session.ids) == (expected.text, expected.codes, fresh.ids)
