@@ -62,8 +62,13 @@ def questions(split: str) -> tuple[Question, ...]:
     facts, phrasings = _table()
     found = []
     for number, fact in enumerate(facts):
-        held_out = {(number + shift) % NUM_PHRASINGS: name for name, shift in _HELD_OUT.items()}
         for place, phrasing in enumerate(phrasings[fact.relation]):
-            if held_out.get(place, "train") == split:
+            if split_of_phrasing(number, place) == split:
                 found.append(Question(phrasing.format(e=fact.entity), fact))
     return tuple(found)
+
+
+def split_of_phrasing(number: int, place: int) -> str:
+    """The split that the phrasing at `place` of the table's entry `number` belongs to."""
+    held_out = {(number + shift) % NUM_PHRASINGS: name for name, shift in _HELD_OUT.items()}
+    return held_out.get(place, "train")

@@ -1,0 +1,92 @@
+"""Writes the lists of the empathetic dialogues: ``<split>_empathy.list``, and where the labels of the training rows stand."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from osum_echat.data.manifest import write_list
+from osum_echat.datagen.empathy import Reply
+from osum_echat.datagen.grammar import SPLITS
+from osum_echat.datagen.mini_corpus import MiniSettings
+from osum_echat.datagen.mini_empathy import LABELS, Dialogue, make_dialogues, make_fitting_replies
+from osum_echat.datagen.mini_speech import AssistantPlan
+from osum_echat.datagen.rendering import Plan, Rendered
+from osum_echat.text.tags import render_labels
+from osum_echat.utterance import Utterance
+
+_SOUNDS = {"laugh": "a laugh", "cough": "a cough", "sigh": "a sigh", "cry": "a cry", "sneeze": "a sneeze", "none": "nothing else"}
+
+
+@dataclass(frozen=True)
+class EmpathyPlans:
+    """Dialogues by split, and what is to be rendered of the replies."""
+
+    dialogues: Mapping[str, Sequence[Dialogue]]
+    replies: Mapping[Reply, AssistantPlan]
+
+    @property
+    def plans(self) -> list[Plan]:
+        """All that is to be rendered."""
+        return [*self.replies.values(), *(dialogue.plan for rows in self.dialogues.values() for dialogue in rows)]
+
+
+def plan_empathy(settings: MiniSettings) -> EmpathyPlans:
+    """Of all splits."""
+    dialogues = {split: make_dialogues(settings, split) for split in SPLITS}
+    return EmpathyPlans(dialogues, make_fitting_replies([dialogue for rows in dialogues.values() for dialogue in rows]))
+
+
+def write_empathy(out: Path, empathy: EmpathyPlans, rendered: Sequence[Rendered]) -> dict[str, dict[str, object]]:
+    """The lists; ``rendered`` in the order of ``empathy.plans``. Returns counts per list."""
+    sounds = dict(zip(empathy.plans, rendered, strict=True))
+    card = {}
+    for split, dialogues in empathy.dialogues.items():
+        rows = [_row(dialogue, sounds[dialogue.plan], sounds[empathy.replies[dialogue.reply]]) for dialogue in dialogues]
+        write_list(out / f"{split}_empathy.list", rows)
+        card[f"{split}_empathy"] = _summary(dialogues, rows)
+    return card
+
+
+def _row(dialogue: Dialogue, sound: Rendered, reply: Rendered) -> Utterance:
+    plan, told = dialogue.plan, {name: dialogue.labels[name] for name in dialogue.told}
+    return Utterance(
+        key=plan.key,
+        task="s2s_think",
+        wav=sound.wav,
+        question=plan.sentence.text,
+        txt=render_labels({"emotion": dialogue.reply.emotion}) + dialogue.reply.text,
+        lang="en",
+        speaker=plan.speaker.name,
+        think=_paragraph(plan.sentence.text, told),
+        answer_wav=reply.wav,
+        extra={
+            "echat": {"task": dialogue.remark.task, "expect": [list(group) for group in dialogue.reply.expect]},
+            "seconds": sound.seconds,
+            "answer_seconds": reply.seconds,
+        },
+        **told,
+    )
+
+
+def _paragraph(words: str, told: Mapping[str, str]) -> str:
+    """The language form of the think block: what is known, in one sentence after the other."""
+    who = " ".join(told[name] for name in ("age", "gender") if name in told)
+    parts = [f"i hear {words}"]
+    parts += [f"the voice is {who}"] if who else []
+    parts += [f"there is {_SOUNDS[told['event']]}"] if "event" in told else []
+    parts += [f"it sounds {told['emotion']}"] if "emotion" in told else []
+    return " . ".join(parts)
+
+
+def _summary(dialogues: Sequence[Dialogue], rows: Sequence[Utterance]) -> dict[str, object]:
+    """Counts for a data card."""
+    card: dict[str, object] = {
+        "utterances": len(rows),
+        "answers": len({row.answer_wav for row in rows}),
+        "hours": round(sum(row.extra["seconds"] for row in rows) / 3600, 3),
+        "tasks": dict(Counter(dialogue.remark.task for dialogue in dialogues)),
+    }
+    for name in LABELS:
+        card[name] = dict(sorted(Counter(getattr(row, name) or "unknown" for row in rows).items()))
+    return card
