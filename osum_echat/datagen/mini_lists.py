@@ -17,6 +17,7 @@ import numpy as np
 
 from osum_echat.data.manifest import write_list
 from osum_echat.datagen.events import EVENTS, NO_EVENT
+from osum_echat.datagen.facts import questions
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan, make_plans
 from osum_echat.datagen.mini_speech_lists import plan_speech, write_speech
@@ -97,7 +98,7 @@ def write_corpus(out: Path, settings: MiniSettings, rows: Sequence[Row]) -> dict
     write_list(out / "train_asr_p.list", (_utterance(row, row.task) for row in train))
     for split in ("dev", "test"):
         write_list(out / f"{split}.list", (_utterance(row, "asr_p") for row in by_split[split]))
-    sentences = [row.plan.sentence.text for row in train] * 2
+    sentences = [*(row.plan.sentence.text for row in train), *(question.text for question in questions("train"))] * 2
     write_list(out / "train_text.list", text_rows(sentences, _VALUES, load_prompts("mini"), rng))
     return {split: summary(split_rows) for split, split_rows in by_split.items()}
 

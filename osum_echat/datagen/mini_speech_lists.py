@@ -1,7 +1,11 @@
-"""Writes the lists of the assistant's side of the mini corpus: ``<split>_tts.list``, ``<split>_s2s.list`` and ``train_t2t.list``."""
+"""Writes the lists of the assistant's side of the mini corpus: ``<split>_tts.list``, ``<split>_s2s.list``, ``train_t2t.list``.
+
+What is said there is also there to be understood: ``train_questions.list`` and ``train_assistant.list`` hold the training recordings of
+both sides with their transcripts.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,8 @@ def write_speech(out: Path, speech: SpeechPlans, rendered: Sequence[Rendered]) -
     for name, rows in lists.items():
         write_list(out / f"{name}.list", rows)
     write_list(out / "train_t2t.list", _t2t_rows())
+    write_list(out / "train_questions.list", map(_question_row, lists["train_s2s"]))
+    write_list(out / "train_assistant.list", map(_assistant_row, lists["train_tts"]))
     return {name: _summary(rows) for name, rows in lists.items()}
 
 
@@ -80,6 +86,16 @@ def _s2s_row(exchange: Exchange, sound: Rendered, reply: Rendered) -> Utterance:
         answer_wav=reply.wav,
         extra={**extra, "seconds": sound.seconds, "answer_seconds": reply.seconds},
     )
+
+
+def _question_row(row: Utterance) -> Utterance:
+    """The question alone, with its words and who asks."""
+    return replace(row, task="asr_age_gender", txt=row.question, question=None, answer_wav=None, extra={})
+
+
+def _assistant_row(row: Utterance) -> Utterance:
+    """The sentence alone, with its words."""
+    return replace(row.hearing("answer_wav"), task="asr", answer_wav=None, emotion=None, extra={})
 
 
 def _t2t_rows() -> list[Utterance]:

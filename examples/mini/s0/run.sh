@@ -62,9 +62,9 @@ fi
 
 if stage 0 "check the data"; then
   for split in train dev test; do bash "$tools/validate_data_dir.sh" "$data/$split"; done
-  lists=("$data"/{train_asr,train_asr_p,train_tts,train_s2s,train_t2t,dev,dev_tts,dev_s2s,test,test_tts,test_s2s}.list)
+  lists=("$data"/{train_asr,train_asr_p,train_questions,train_assistant,train_tts,train_s2s,train_t2t,dev,dev_tts,dev_s2s,test,test_tts,test_s2s}.list)
   if ! is_done "$exp/doctor" "${lists[@]}"; then
-    python -m osum_echat.bin.doctor --train "${lists[@]:0:5}" --dev "${lists[@]:5:3}" --test "${lists[@]:8:3}" --out "$exp/doctor" --num_jobs "$nj" \
+    python -m osum_echat.bin.doctor --train "${lists[@]:0:7}" --dev "${lists[@]:7:3}" --test "${lists[@]:10:3}" --out "$exp/doctor" --num_jobs "$nj" \
       || { log "the data has errors, see $exp/doctor/doctor.html" >&2; exit 1; }
     mark_done "$exp/doctor" "${lists[@]}"
   fi
@@ -74,11 +74,10 @@ if stage 1 "text tokenizer and backbones"; then
   if [ ! -e "$data/tokenizer.model" ]; then
     python "$tools/train_tokenizer.py" --list "$data/train_text.list" "$data/train_asr.list" --prompts mini --out "$data/tokenizer.model"
   fi
-  data_type=raw train_model 1_backbone "" train_words train_text train_asr_p # shards come later
+  data_type=raw train_model 1_backbone "" train_words train_text train_asr_p train_questions train_assistant # shards come later
 fi
 
 if stage 2 "speech tokens, and from them to sound"; then
-  sed -e 's/"task": "tts"/"task": "asr"/' -e 's/"answer_wav"/"wav"/' "$data/train_tts.list" >"$data/train_assistant.list"
   data_type=raw train_model 2_speech_tokenizer "$exp/1_backbone/final.pt" train_asr train_assistant
   for name in {train,dev,test}_{tts,s2s}; do
     if is_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"; then continue; fi
@@ -106,15 +105,15 @@ fi
 
 if stage 4 "understanding"; then
   train_model 1a_align "$exp/1_backbone/final.pt" train_asr
-  train_model 1b_asr_p "$exp/1a_align/final.pt" train_asr train_asr_p
-  train_model 1c_only_p "$exp/1b_asr_p/final.pt" train_asr train_asr_p
+  train_model 1b_asr_p "$exp/1a_align/final.pt" train_asr_p train_questions train_assistant
+  train_model 1c_only_p "$exp/1b_asr_p/final.pt" train_asr_p train_questions train_assistant
   for label in emotion event; do # one of them is missing in every row
     grep -v "\"$label\": " "$data/train_asr_p.list" >"$data/train_no_$label.list"
     decode_with "$exp/1c_only_p" "$data/train_no_$label.list" "$label" "$exp/1c_only_p/pseudo/$label"
   done
   python -m osum_echat.bin.pseudo_label --list "$data/train_asr_p.list" --decoded "$exp"/1c_only_p/pseudo/* --out "$data/train_full.list" \
     || { [ "$preset" = smoke ] && cp "$data/train_asr_p.list" "$data/train_full.list"; } # a smoke model may be too young to label anything
-  train_model 1d_full_label "$exp/1c_only_p/final.pt" train_asr train_asr_p train_full
+  train_model 1d_full_label "$exp/1c_only_p/final.pt" train_asr_p train_full train_questions train_assistant
 fi
 
 if stage 5 "generation"; then

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from osum_echat.bin.make_mini_corpus import main
-from osum_echat.datagen.facts import all_facts
+from osum_echat.datagen.facts import all_facts, questions
 from osum_echat.datagen.grammar import split_of
 from osum_echat.datagen.mini_corpus import MiniSettings, make_plans
 from osum_echat.datagen.mini_lists import TRAIN_TASKS, make_mini_corpus
@@ -135,7 +135,7 @@ def test_audio_words_and_kaldi_files_fit_together(corpus: Path) -> None:
 
 
 def test_text_rows_ask_for_a_part_of_what_they_hold(corpus: Path) -> None:
-    sentences = {row.txt for row in _read(corpus / "train_asr.list")}
+    sentences = {row.txt for row in _read(corpus / "train_asr.list")} | {question.text for question in questions("train")}
     prompts = load_prompts("mini")
     seen = set()
     for row in _read(corpus / "train_text.list"):

@@ -150,8 +150,23 @@ def test_lists_say_who_asks_and_what_the_assistant_answers(corpus: Path) -> None
     assert written == [("t2t", question.text, question.fact.reply) for question in questions("train")]
 
 
+def test_what_is_said_in_training_is_also_there_to_be_understood(corpus: Path) -> None:
+    asked, read = _read(corpus / "train_s2s.list"), _read(corpus / "train_tts.list")
+    questions_heard, assistant_heard = _read(corpus / "train_questions.list"), _read(corpus / "train_assistant.list")
+    for row, source in zip(questions_heard, asked, strict=True):
+        assert (row.key, row.wav, row.txt, row.task) == (source.key, source.wav, source.question, "asr_age_gender")
+        assert (row.gender, row.age, row.question, row.answer_wav) == (source.gender, source.age, None, None)
+    for row, source in zip(assistant_heard, read, strict=True):
+        assert (row.key, row.wav, row.txt, row.task) == (source.key, source.answer_wav, source.txt, "asr")
+        assert row.answer_wav is None and row.speech_token is None
+
+
 def test_the_doctor_finds_nothing_wrong_with_the_lists(corpus: Path) -> None:
-    names = {"train": ("train_tts", "train_s2s", "train_t2t"), "dev": ("dev_tts", "dev_s2s"), "test": ("test_tts", "test_s2s")}
+    names = {
+        "train": ("train_tts", "train_s2s", "train_t2t", "train_questions", "train_assistant"),
+        "dev": ("dev_tts", "dev_s2s"),
+        "test": ("test_tts", "test_s2s"),
+    }
     specs = [ListSpec(split, SourceConfig(kind="raw", list=f"{corpus / name}.list")) for split, part in names.items() for name in part]
     diagnosis = check_lists(specs)
     assert (diagnosis.verdict, {finding.kind for finding in diagnosis.findings}) == ("ok", {"no_speech_token"})
