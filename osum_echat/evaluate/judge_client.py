@@ -1,9 +1,8 @@
 """One request to an OpenAI-compatible ``/chat/completions`` endpoint, tried again while there is hope.
 
-Tried again with exponential back-off: timeouts, lost connections, 429, 5xx, bodies that are no complete answer. A Retry-After header is
-honoured (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after). Any other status is given up at once: asking again would bring the same.
-Redirects are not followed, because they would carry the key to another place. Leaves out: streaming, tools, what an answer means
-(judge_llm.py).
+Tried again with exponential back-off: timeouts, lost connections, 408, 429, 5xx, bodies that are no complete answer. A Retry-After header is
+honoured (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after). Any other status is given up at once: asking again would not help.
+Redirects are not followed, because they would carry the key to another place. Leaves out: streaming, what an answer means (judge_llm.py).
 """
 
 import http.client
@@ -21,6 +20,7 @@ from osum_echat.config_judge import JudgeConfig
 
 _MAX_BODY = 1 << 20
 _MAX_MESSAGE = 200
+_TRANSIENT = (408, 429)  # too slow, too many; and all from 500 on
 _REFUSALS = (401, 403, 404)  # key, rights, address or model: no request of the run can succeed
 
 
@@ -116,7 +116,7 @@ class ChatClient:
         """The exception that stands for a status other than 200."""
         said = _message(error)
         reason, text = f"http_{error.code}", f"status {error.code}" + (f": {said}" if said else "")
-        if error.code == 429 or error.code >= 500:
+        if error.code in _TRANSIENT or error.code >= 500:
             return _Transient(reason, text, self._retry_after(error.headers.get("Retry-After")))
         return RequestError(reason, text, is_final=error.code in _REFUSALS or 300 <= error.code < 400)
 

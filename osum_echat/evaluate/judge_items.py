@@ -104,7 +104,5 @@ def replies_of(decoded: Decoded, strip: Callable[[str], str] = without_tags) -> 
     replies = {key: strip(text) for key, text in decoded.raw.items()}
     thinking = next((key for key, text in replies.items() if _THINK in text), None)
     if thinking is not None:
-        raise DataError(
-            f"{decoded.folder}: the reply of {thinking} still holds its think block; only what follows it may be judged", "think"
-        )
+        raise DataError(f"{decoded.folder}: the reply of {thinking} holds its think block; only what follows it may be judged", "think")
     return replies
