@@ -1,7 +1,7 @@
 """One request to an OpenAI-compatible ``/chat/completions`` endpoint, tried again while there is hope.
 
-Tried again with exponential back-off: timeouts, lost connections, 408, 429, 5xx, bodies that are no complete answer. A Retry-After header is
-honoured (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after). Any other status is given up at once: asking again would not help.
+Tried again with exponential back-off: timeouts, lost connections, 408, 429, 5xx, bodies that are no complete answer. A Retry-After header
+is honoured (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after). Any other status is given up at once: asking again would not help.
 Redirects are not followed, because they would carry the key to another place. Leaves out: streaming, what an answer means (judge_llm.py).
 """
 

@@ -12,10 +12,11 @@ from osum_echat.evaluate.judge_prompts import BUILTIN, load_judge_prompts
 FROZEN = {1: "8b6dde62b8dc6d7dd3f1663f00ed9d62df2febea1b56c3737e044804c09499eb"}
 
 
-def test_prompts_are_frozen() -> None:
+def test_prompts_are_frozen(root: Path) -> None:
     prompts = load_judge_prompts()
     message = "the words of the judge changed: raise the version in judge_prompts.yaml and put its sha256 here"
     assert FROZEN.get(prompts.version) == prompts.sha256, f"{message} (version {prompts.version}: {prompts.sha256})"
+    assert prompts.sha256 in (root / "docs" / "echat_eval.md").read_text(encoding="utf-8"), "docs/echat_eval.md names another hash"
 
 
 @pytest.mark.parametrize(("old", "new"), [("Answer with this one digit", "Answer with a digit"), ("alas, ", ""), ("not known", "unknown")])

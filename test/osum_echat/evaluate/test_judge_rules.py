@@ -28,6 +28,7 @@ from osum_echat.text.tags import values
         ("我听到你在哭泣", "哭", True),
         ("感冒了要多喝水", "感冒", True),
         ("今天天气很好", "感冒", False),
+        ("K感冒x", "感冒", True),
         ("穿cold天", "cold", True),  # Chinese on both sides is no letter of the word
         ("<SAD> oh dear", "sad", False),  # a tag is nothing that is said
         ("ＣＯＵＧＨ", "cough", True),  # full width
