@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["osum_echat", "osum_echat.*"]),
-    package_data={"osum_echat": ["text/prompts/*.yaml", "datagen/*.yaml"]},
+    package_data={"osum_echat": ["text/prompts/*.yaml", "datagen/*.yaml", "evaluate/*.yaml"]},
     install_requires=read_requirements(),
     extras_require={
         "mini": ["espeakng-loader>=0.2.4"],  # the voice of the mini corpus: library and voices inside the wheel

@@ -14,7 +14,7 @@ LAYERS = [
     {"tasks"},
     {"audio", "text"},
     {"utterance", "config"},
-    {"config_token2wav", "config_optim"},
+    {"config_token2wav", "config_optim", "config_judge"},
     {"config_types", "config_yaml"},
     {"files"},
     {"errors", "processes"},

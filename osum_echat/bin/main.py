@@ -24,6 +24,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "pseudo-label": ("pseudo_label", "write decoded labels into the rows of a list"),
     "score": ("score", "score decoded text and labels, with confidence intervals"),
     "score speech": ("score_speech", "score generated speech and the text of replies: round-trip WER, distortion, pitch, exactness"),
+    "score echat": (
+        "score_echat",
+        "judge the empathy of replies (EChat-eval): by a language model, or offline by rules",
+    ),
     "chat": ("chat", "ask a trained model by voice; it answers in text and speech"),
     "tts": ("tts", "read a text aloud with a trained model"),
     "report": ("report", "write the offline report.html of a run"),

@@ -35,14 +35,15 @@ def _card(key: str, report: Report) -> str:
     span, text = "", f"n = {score.n}"
     if score.lo is not None and score.hi is not None:
         text = f"[{score.lo:.2f}, {score.hi:.2f}] · n = {score.n}"
-        if unit == "%" and 0 <= score.lo <= score.hi <= 100 and math.isfinite(score.value):
+        if unit in ("%", "of 100") and 0 <= score.lo <= score.hi <= 100 and math.isfinite(score.value):
             width = max(score.hi - score.lo, 0.5)
             span = (
                 f'<div class="range"><i style="left:{score.lo:.1f}%;width:{width:.1f}%"></i><u style="left:{score.value:.1f}%"></u></div>'
             )
     shown_unit = f" <small>{escape(unit)}</small>" if unit else ""
     targets = "".join(_target(target.text, target.is_met(score.value, report.scores)) for target in report.targets.get(key, ()))
-    return f'<div class="card"><span>{escape(key)}</span><b>{value}{shown_unit}</b>{span}<span>{text}</span>{targets}</div>'
+    note = f"<span>{escape(score.note)}</span>" if score.note else ""
+    return f'<div class="card"><span>{escape(key)}</span><b>{value}{shown_unit}</b>{span}<span>{text}</span>{note}{targets}</div>'
 
 
 def _target(text: str, is_met: bool | None) -> str:

@@ -1,6 +1,7 @@
 """results.json and RESULTS.md: one flat object of scores per experiment, from which every table is rendered.
 
-Keys are ``<prefix>.<score>`` (``understand.wer``); values are ``{"value", "n", "lo", "hi"}``, in percent where the score is a rate.
+Keys are ``<prefix>.<score>`` (``understand.wer``); values are ``{"value", "n", "lo", "hi"}``, in percent where the score is a rate,
+and ``"note"`` where a number must not be read without it (who judged, for example).
 """
 
 import json
@@ -15,38 +16,43 @@ from osum_echat.errors import DataError
 from osum_echat.evaluate.bootstrap import Interval
 from osum_echat.files import write_text
 
+_OF_100 = re.compile(r"echat\.(emotion|age|gender|multi)(\..*)?")  # mean ratings, or shares under another judge: the note says which
 _UNITS = {"boundary_ms": "ms", "mcd": "dB", "f0_rmse": "Hz", "f0_corr": "", "duration_ratio": "", "rtf": ""}
 
 
 def unit_of(key: str) -> str:
     """The unit of the score of that key: % for rates."""
+    if _OF_100.fullmatch(key):
+        return "of 100"
     name = re.sub(r"\.p\d+$", "", key).rsplit(".", 1)[-1]  # p50 and p95 are percentiles
     return "ms" if name.endswith("_ms") else _UNITS.get(name, "%")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One printed number with what it rests on. lo and hi are None when no interval belongs to it."""
+    """One printed number with what it rests on. lo and hi are None when no interval belongs to it; `note` says how to read it."""
 
     value: float
     n: int
     lo: float | None = None
     hi: float | None = None
+    note: str = ""
 
     @classmethod
     def percent(cls, interval: Interval) -> "Score":
         """A rate in percent."""
         return cls(100 * interval.value, interval.num, 100 * interval.lo, 100 * interval.hi)
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, float | int | str | None]:
         """The object that stands in results.json; nan becomes null because JSON has no nan."""
-        return {"value": _finite(self.value), "n": self.n, "lo": _finite(self.lo), "hi": _finite(self.hi)}
+        numbers = {"value": _finite(self.value), "n": self.n, "lo": _finite(self.lo), "hi": _finite(self.hi)}
+        return {**numbers, "note": self.note} if self.note else {**numbers}
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> "Score":
         """The inverse of `to_json`."""
         value = item["value"]
-        return cls(math.nan if value is None else float(value), int(item["n"]), item.get("lo"), item.get("hi"))
+        return cls(math.nan if value is None else float(value), int(item["n"]), item.get("lo"), item.get("hi"), str(item.get("note", "")))
 
     def show(self) -> str:
         """Text such as ``7.10 [6.20, 8.00]``."""
@@ -85,4 +91,8 @@ def markdown_table(scores: Mapping[str, Score]) -> str:
         value = f"{score.value:.2f}" if math.isfinite(score.value) else "n/a"
         span = "–" if score.lo is None or score.hi is None else f"{score.lo:.2f} … {score.hi:.2f}"
         lines.append(f"| {key} | {value} | {span} | {score.n} | {unit_of(key)} |")
-    return "\n".join(lines) + "\n"
+    notes: dict[str, list[str]] = {}
+    for key, score in scores.items():
+        if score.note:
+            notes.setdefault(score.note, []).append(key)
+    return "\n".join(lines) + "\n" + "".join(f"\n{', '.join(keys)}: {note}.\n" for note, keys in notes.items())

@@ -1,7 +1,11 @@
 """A small experiment as the other commands leave it: lists with audio, a training run's files, a decode."""
 
+import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -77,3 +81,25 @@ def write_decode(folder: Path, test: Path) -> None:
     }
     info["drops"] = [{"key": "t2", "reason": "corrupt_audio", "origin": "x:3", "message": "cut off <early>"}]  # type: ignore[assignment]
     (folder / "decode.json").write_text(json.dumps(info))
+
+
+@pytest.fixture(scope="session")
+def judges() -> ModuleType:
+    """The module judge_server.py."""
+    path = Path(__file__).with_name("judge_server.py")
+    spec = importlib.util.spec_from_file_location("judge_server", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["judge_server"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def endpoint(judges: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A judge behind http on this machine that does what its `script` says."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = judges.Endpoint()
+    yield server
+    server.close()
