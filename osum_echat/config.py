@@ -247,6 +247,7 @@ class ThinkConfig(Section):
     form: Literal["tags", "language"] = Field("tags", description="`tags`: the user's words, then labels; `language`: the field `think`.")
     max_tokens: Positive = Field(200, description="Longest block when decoding; then it is closed.")
     sparse: bool = Field(True, description="Learn from rows that lack labels too, at the positions of those that are known.")
+    distill: float = Field(0.0, ge=0, description="Weight of self-distillation: rows that think are also learned without; 0: none.")
 
 
 class RunConfig(Section):

@@ -1,4 +1,4 @@
-"""Losses of training: joint cross-entropy at supervised positions, CTC, and the accuracy shown in logs. All return (sum, count).
+"""Losses of training: joint cross-entropy at supervised positions, CTC, self-distillation, and the accuracy shown in logs: (sum, count).
 
 The joint cross-entropy compares a text id with the text ids and a speech id with the speech ids: in decoding the schedule says whose turn
 it is, and only the head of that sort is asked. So a speech token never costs the columns of the text vocabulary, nor the other way round.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from osum_echat.text.vocab import IGNORE
 
@@ -181,6 +182,41 @@ def joint_cross_entropy(
             losses.append(_HeadCrossEntropy.apply(hidden_TD.index_select(0, index_R), targets_R, weight_VD, bias_V, dtype, chunk))
             count += index_R.shape[0]
     return losses[0] + losses[1], torch.tensor(count, device=labels_T.device)
+
+
+def distillation_kl(
+    hidden_TD: Tensor,
+    twins_P2: Tensor,
+    labels_T: Tensor,
+    text_VD: Tensor,
+    speech_CD: Tensor,
+    speech_bias_C: Tensor,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) of the next id, each among those of its sort (https://arxiv.org/abs/1503.02531, temperature 1).
+
+    Args:
+        hidden_TD: final hidden states; twins_P2: places in T of teacher and student; labels_T: shifted labels, which tell the sort.
+        text_VD, speech_CD, speech_bias_C: the heads. The teacher's side gives no gradient, neither to hidden states nor to heads.
+        chunk: rows whose logits are in memory at a time, formed again in backward; None picks it from the memory of a row.
+    Returns:
+        (float32 sum, number of pairs).
+    """
+    teacher_P, student_P = twins_P2.unbind(1)
+    total = hidden_TD.new_zeros((), dtype=torch.float32)
+    for index_R, _, weight_VD, bias_V in _by_sort(labels_T.index_select(0, student_P), text_VD, speech_CD, speech_bias_C):
+        step = chunk or max(16, _CHUNK_BYTES // (8 * weight_VD.shape[0]))
+        for rows in index_R.split(step):
+            pair = hidden_TD.index_select(0, teacher_P[rows]).detach(), hidden_TD.index_select(0, student_P[rows])
+            total = total + checkpoint(_kl_of_rows, *pair, weight_VD, bias_V, use_reentrant=False)
+    return total, torch.tensor(len(twins_P2), device=twins_P2.device)
+
+
+def _kl_of_rows(teacher_RD: Tensor, student_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+    with torch.no_grad():
+        teacher_RV = F.log_softmax(F.linear(teacher_RD, weight_VD, bias_V).float(), -1)
+    student_RV = F.log_softmax(F.linear(student_RD, weight_VD, bias_V).float(), -1)
+    return F.kl_div(student_RV, teacher_RV, reduction="sum", log_target=True)
 
 
 @torch.no_grad()

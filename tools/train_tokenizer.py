@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the sentencepiece tokenizer of a small model on the texts of raw lists.
 
-Label tags and the pieces of the chat template become one id each; the prompts' words are learnt with the texts.
+Label tags, the marks of a think block and the pieces of the chat template become one id each; the prompts' words are learnt with the texts.
 """
 
 import argparse
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a ch
 from osum_echat.config import TokenizerConfig
 from osum_echat.data.source import SOURCES, Drop
 from osum_echat.errors import UserError
+from osum_echat.text import think
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tags import ALL_TAGS
 from osum_echat.text.tokenizer import load_tokenizer, train_sentencepiece
@@ -48,7 +49,7 @@ def main() -> int:
     try:
         prompts = load_prompts(args.prompts)
         corpus = [*texts(args.list), *(prompts.texts() * _PROMPT_COPIES)]
-        train_sentencepiece(corpus, args.out, args.vocab_size, [*prompts.symbols(), *ALL_TAGS])
+        train_sentencepiece(corpus, args.out, args.vocab_size, [*prompts.symbols(), *ALL_TAGS, *think.MARKS])
         tokenizer = load_tokenizer(TokenizerConfig(kind="sentencepiece", path=args.out))
     except UserError as error:
         print(f"train_tokenizer.py: {error}", file=sys.stderr)

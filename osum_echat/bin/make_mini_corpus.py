@@ -8,16 +8,18 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from osum_echat.bin._cli import run_cli
+from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings
 from osum_echat.datagen.mini_lists import make_mini_corpus
 
-PARTS = ("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s")
+PARTS = tuple(field.name for field in fields(MiniSettings) if field.name.split("_")[0] in SPLITS)
 PRESETS: dict[str, dict[str, int]] = {  # in place of the defaults of MiniSettings
     "default": {},
-    "smoke": dict(zip(PARTS, (300, 20, 40, 60, 8, 8, 60, 8, 8), strict=True)),
+    "smoke": dict(zip(PARTS, (300, 20, 40, 60, 8, 8, 60, 8, 8, 60, 8, 16), strict=True)),
 }
 
 

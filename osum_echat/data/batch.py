@@ -6,7 +6,7 @@ Shape suffixes: T packed joint positions, B audio spans (rows of mel_BFM), F mel
 """
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ class Batch:
     """What a model's forward takes. ``labels_T[t]`` is the id to predict *from* position t; sequences end with IGNORE.
 
     ``audio_slots_T`` lists the positions of ``ids_T`` that the concatenated adapter frames of the mel rows fill, in order.
-    ``ctc_lens_B`` gives the number of ``ctc_ids`` of each mel row, 0 for a row without transcript.
+    ``ctc_lens_B`` gives the number of ``ctc_ids`` of each mel row, 0 for a row without transcript. ``twins_P2`` pairs the positions from
+    which a teacher and its student predict the same id of their reply.
     """
 
     ids_T: Tensor
@@ -40,6 +41,7 @@ class Batch:
     num_supervised: int
     num_ctc: int
     num_audio_seconds: float
+    twins_P2: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
 
     @property
     def num_positions(self) -> int:
@@ -52,10 +54,11 @@ class Batch:
         return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()})
 
 
-def collate(sequences: SequenceOf[Sequence], mels: SequenceOf[Tensor], num_mels: int = 80) -> Batch:
+def collate(sequences: SequenceOf[Sequence], mels: SequenceOf[Tensor], num_mels: int = 80, students: SequenceOf[int] = ()) -> Batch:
     """Packs sequences in the given order; ``mels`` holds one (F, M) log-mel per audio span, spans in sequence order.
 
-    ``num_mels`` is only asked for when there is no audio at all.
+    ``num_mels`` is only asked for when there is no audio at all. ``students`` are the places of sequences whose teacher stands right before
+    them; all that a student learns is the end of what its teacher learns.
     """
     lengths = np.array([len(sequence.ids) for sequence in sequences], dtype=np.int64)
     ends = np.cumsum(lengths)
@@ -88,7 +91,21 @@ def collate(sequences: SequenceOf[Sequence], mels: SequenceOf[Tensor], num_mels:
         num_supervised=int((shifted_T != IGNORE).sum()),
         num_ctc=len(ctc),
         num_audio_seconds=float(mel_lens_B.sum()) * HOP / SAMPLE_RATE,
+        twins_P2=_twins(sequences, ends, students),
     )
+
+
+def _twins(sequences: SequenceOf[Sequence], ends: np.ndarray, students: SequenceOf[int]) -> Tensor:
+    """(P, 2) positions of teacher and student that predict the same id."""
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    for place in students:
+        teacher, student = sequences[place - 1], sequences[place]
+        length = student.num_supervised
+        if not length or teacher.ids[-length:].tolist() != student.ids[-length:].tolist():
+            raise ValueError(f"key {student.key}: the reply of {student.task} is not the end of {teacher.task}")
+        before_last = np.arange(-length - 1, -1)
+        pairs.append(np.stack([ends[place - 1] + before_last, ends[place] + before_last], axis=1))
+    return torch.from_numpy(np.concatenate(pairs))
 
 
 def pad_mels(mels: SequenceOf[Tensor], num_mels: int) -> tuple[Tensor, Tensor]:

@@ -120,7 +120,7 @@ class Pipeline(IterableDataset[Item]):
             else:
                 examples.append(prepared)
                 if isinstance(prepared, Example):
-                    tally.add_known(prepared.sequence.known)
+                    tally.add_known(prepared.sequences[0].known)
                 seconds += prepared.seconds
             if len(examples) == self.prepare.data.window or seconds >= MAX_WINDOW_SECONDS:
                 break

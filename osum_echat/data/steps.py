@@ -22,7 +22,7 @@ from osum_echat.data.batch import Batch, collate, pack
 from osum_echat.data.source import Drop, Row, generator
 from osum_echat.errors import DataError
 from osum_echat.tasks.sequence import AudioSpan, Sequence, SequenceBuilder
-from osum_echat.tasks.task import draw_task, encode, get_task
+from osum_echat.tasks.task import WITHOUT_THINK, draw_task, encode, get_task
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import IGNORE, JointVocab
@@ -42,15 +42,18 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """A laid-out utterance ready to be packed; the waveforms are gone, ``mels`` has one log-mel (F, M) per audio span."""
+    """A laid-out utterance ready to be packed; the waveforms are gone, ``mels`` has one log-mel (F, M) per audio span.
 
-    sequence: Sequence
+    There may be two sequences: a teacher with a think block, then its student without (self-distillation).
+    """
+
+    sequences: tuple[Sequence, ...]
     mels: tuple[Tensor, ...]
     seconds: float
 
     @property
     def length(self) -> int:
-        return len(self.sequence.ids)
+        return sum(len(sequence) for sequence in self.sequences)
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,16 @@ class SpokenEncoder(ABC):
         if rng is not None:
             utterance = augment(utterance, data.augment, rng)
         wording = preparer.rng("wording", utterance, copy) if preparer.train else None
-        sequence = self.sequence(utterance, wording)
-        while utterance.history and len(sequence) > longest(data.filter, preparer.limits):
+        sequences = self.sequences(utterance, wording, preparer.train)
+        while utterance.history and sum(map(len, sequences)) > longest(data.filter, preparer.limits):
             utterance = replace(utterance, history=utterance.history[2:])  # as a session forgets: the oldest exchange first
-            sequence = self.sequence(utterance, wording)
-        check_length(sequence, self.num_text(sequence), data.filter, preparer.limits)
-        return features(sequence, self, data.augment, rng)
+            sequences = self.sequences(utterance, wording, preparer.train)
+        check_length(sequences, self.num_text(sequences[0]), data.filter, preparer.limits)
+        return features(sequences, self, data.augment, rng)
+
+    def sequences(self, utterance: Utterance, rng: np.random.Generator | None, train: bool) -> tuple[Sequence, ...]:
+        """The layouts that are learned together: one, unless a model says otherwise."""
+        return (self.sequence(utterance, rng),)
 
     def pack(self, examples: SequenceOf[Example], limits: Limits) -> list[list[int]]:
         """Nothing is padded: any may stand together."""
@@ -113,7 +120,10 @@ class SpokenEncoder(ABC):
 
     def collate(self, examples: SequenceOf[Example]) -> Batch:
         """Sequences one behind the other."""
-        return collate([example.sequence for example in examples], [mel_FM for e in examples for mel_FM in e.mels], self.num_mels)
+        sequences = [sequence for example in examples for sequence in example.sequences]
+        students = [number for example in examples for number in range(len(example.sequences))]
+        mels = [mel_FM for example in examples for mel_FM in example.mels]
+        return collate(sequences, mels, self.num_mels, [place for place, number in enumerate(students) if number == 1])
 
 
 class TranscriptEncoder(SpokenEncoder):
@@ -181,6 +191,13 @@ class SequenceEncoder(SpokenEncoder):
         builder, _ = self._load()
         builder.rng = rng
         return encode(utterance, get_task(utterance.task), builder)
+
+    def sequences(self, utterance: Utterance, rng: np.random.Generator | None, train: bool) -> tuple[Sequence, ...]:
+        """A row that thinks is its own teacher where ``think.distill`` asks for it: the same row without the block comes second."""
+        first = self.sequence(utterance, rng)
+        if not (train and self.think.distill and get_task(utterance.task).thinks):
+            return (first,)
+        return first, self.sequence(replace(utterance, task=WITHOUT_THINK[get_task(utterance.task).name]), rng)
 
     def num_text(self, sequence: Sequence) -> int:
         """Text ids of the answer."""
@@ -288,11 +305,11 @@ def _augmented(waveform_S: np.ndarray, speed: float, config: AugmentConfig, rng:
     return waveform_S
 
 
-def check_length(sequence: Sequence, num_text: int, bounds: FilterConfig, limits: Limits) -> None:
+def check_length(sequences: SequenceOf[Sequence], num_text: int, bounds: FilterConfig, limits: Limits) -> None:
     """Drops what is longer than the bounds or than a whole micro-batch; `num_text` counts the text ids of the answer."""
     if num_text > bounds.max_text_tokens:
         raise DataError(f"{num_text} answer tokens, data.filter.max_text_tokens is {bounds.max_text_tokens}", "text_too_long")
-    check_positions(len(sequence.ids), bounds, limits)
+    check_positions(sum(map(len, sequences)), bounds, limits)
 
 
 def check_positions(length: int, bounds: FilterConfig, limits: Limits) -> None:
@@ -308,15 +325,16 @@ def longest(bounds: FilterConfig, limits: Limits) -> int:
     return min(bounds.max_sequence, limits.max_tokens)
 
 
-def features(sequence: Sequence, encoder: SpokenEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
+def features(sequences: SequenceOf[Sequence], encoder: SpokenEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
     """Log-mel of every audio span, SpecAugment when training; the waveforms are let go."""
-    mels = [encoder.log_mel(span.waveform_S) for span in sequence.audio]
+    audio = [span for sequence in sequences for span in sequence.audio]
+    mels = [encoder.log_mel(span.waveform_S) for span in audio]
     if rng is not None and (config.spec_time_masks or config.spec_freq_masks):
         shape = (config.spec_time_masks, config.spec_time_width, config.spec_freq_masks, config.spec_freq_width)
         mels = [torch.from_numpy(spec_augment(mel_FM.numpy(), rng, *shape)) for mel_FM in mels]
-    seconds = sum(len(span.waveform_S) for span in sequence.audio) / SAMPLE_RATE
-    spans = tuple(replace(span, waveform_S=_NO_SAMPLES) for span in sequence.audio)
-    return Example(replace(sequence, audio=spans), tuple(mels), seconds)
+    seconds = sum(len(span.waveform_S) for span in audio) / SAMPLE_RATE
+    silent = [replace(s, audio=tuple(replace(span, waveform_S=_NO_SAMPLES) for span in s.audio)) for s in sequences]
+    return Example(tuple(silent), tuple(mels), seconds)
 
 
 def as_utterance(row: Row, prepare: Preparer, copy: int) -> Measured | Drop:

@@ -1,15 +1,15 @@
 """Dialogues of the mini corpus whose right reply depends on how something is said: by whom, in which emotion, with which sound.
 
-Five tasks as in EChat-eval (arXiv:2508.09600, appendix A.2): emotion, age, gender, event, and multi, where all of them count. The words tell
-the task and name an entity, the sound tells the rest; the table is empathy.yaml. Which split a sentence belongs to is fixed by its place in
-the table as for facts (facts.py): four phrasings of each entity in train, another one in dev and another one in test. Left out: replies that
-weigh one label against another.
+Five tasks as in EChat-eval (arXiv:2508.09600, appendix A.2): emotion, age, gender, event, and multi, where all of them count. The words
+tell the task and name an entity, the sound tells the rest; the table is empathy.yaml. Which split a sentence belongs to is fixed by its
+place in the table as for facts (facts.py): four phrasings of each entity in train, another one in dev and another one in test. Left out:
+replies that weigh one label against another.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def _table() -> dict[str, Any]:
     return table
 
 
-@lru_cache(maxsize=None)
+@cache
 def remarks(task: str, split: str) -> tuple[Remark, ...]:
     """Every remark of a task and split: four per entity in train, one in dev, one in test."""
     if task not in TASKS or split not in SPLITS:

@@ -1,7 +1,8 @@
 """Plans the empathetic dialogues of the mini corpus: what is said by whom and how, and the assistant's reply in a voice that suits it.
 
-As in EChat-200K most rows of training tell one label, the one their task is about; those of `multi` and one in seven of the others tell all.
-Dev and test tell all. Users speak as everywhere (``mini_corpus.py``); sound events occur where they count. Replies are rendered once each.
+As in EChat-200K most rows of training tell one label, the one their task is about; those of `multi` and one in seven of the others tell
+all. Dev and test tell all. Users speak as everywhere (``mini_corpus.py``); sound events occur where they count. Replies are rendered once
+each.
 """
 
 from collections.abc import Sequence

@@ -65,7 +65,10 @@ def _row(dialogue: Dialogue, sound: Rendered, reply: Rendered) -> Utterance:
             "seconds": sound.seconds,
             "answer_seconds": reply.seconds,
         },
-        **told,
+        age=told.get("age"),
+        gender=told.get("gender"),
+        event=told.get("event"),
+        emotion=told.get("emotion"),
     )
 
 

@@ -20,6 +20,7 @@ from osum_echat.datagen.events import EVENTS, NO_EVENT
 from osum_echat.datagen.facts import questions
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan, make_plans
+from osum_echat.datagen.mini_empathy_lists import plan_empathy, write_empathy
 from osum_echat.datagen.mini_speech_lists import plan_speech, write_speech
 from osum_echat.datagen.mini_text import text_rows
 from osum_echat.datagen.prosody import EMOTIONS
@@ -62,9 +63,12 @@ def make_mini_corpus(
     if not (complete.exists() and complete.read_text().strip() == settings.digest()):
         plans = [plan for split in SPLITS for plan in make_plans(settings, split)]
         speech = plan_speech(settings)
-        rendered = render_corpus([*plans, *speech.plans], out, num_processes, progress)
-        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered[: len(plans)], strict=True)]
-        card = write_corpus(out, settings, rows) | write_speech(out, speech, rendered[len(plans) :])
+        empathy = plan_empathy(settings)
+        rendered = render_corpus([*plans, *speech.plans, *empathy.plans], out, num_processes, progress)
+        bounds = len(plans), len(plans) + len(speech.plans)
+        rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered[: bounds[0]], strict=True)]
+        card = write_corpus(out, settings, rows) | write_speech(out, speech, rendered[bounds[0] : bounds[1]])
+        card |= write_empathy(out, empathy, rendered[bounds[1] :])
         write_text(out / "summary.json", json.dumps(card, indent=1) + "\n")
         write_text(complete, settings.digest() + "\n")
     return dict(json.loads((out / "summary.json").read_text()))

@@ -11,6 +11,7 @@ from typing import Any
 from osum_echat.errors import DataError
 from osum_echat.evaluate.decoded import Decoded
 from osum_echat.text.tags import age_from_years, canonical, is_missing, parse_labels
+from osum_echat.text.think import split_think
 from osum_echat.utterance import Utterance
 
 TASKS = ("emotion", "age", "gender", "event", "multi")
@@ -91,8 +92,8 @@ def _words(value: Any, where: str, may_be_empty: bool = False) -> tuple[str, ...
 
 
 def without_tags(raw: str) -> str:
-    """The words of a reply: a leading emotion tag is nothing that is said."""
-    return parse_labels(raw)[0].strip()
+    """The words of a reply: neither its think block nor a leading emotion tag is something that is said."""
+    return parse_labels(split_think(raw).reply)[0].strip()
 
 
 def replies_of(decoded: Decoded, strip: Callable[[str], str] = without_tags) -> dict[str, str]:

@@ -145,6 +145,8 @@ _ROWS: tuple[Task, ...] = (
 TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 THINKING = {name: f"{name}_think" for name in TASKS if f"{name}_think" in TASKS}
 """Conversation -> the same with a think block before the reply."""
+WITHOUT_THINK = {thinking: plain for plain, thinking in THINKING.items()}
+"""And back."""
 
 
 def _tag_set(tags: str) -> frozenset[str]:

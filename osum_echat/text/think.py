@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from osum_echat.text.tags import KINDS, parse_labels
 from osum_echat.text.tokenizer import IncrementalDetokenizer, Tokenizer
 
-BEGIN, END = "<think>", "<think end>"
+MARKS = BEGIN, END = "<think>", "<think end>"
 LABELS = ("age", "gender", "event", "emotion")
 """What the tag form notes, in this order."""
 

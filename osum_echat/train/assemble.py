@@ -50,7 +50,7 @@ ARCHS: dict[str, Arch] = {
     "echat": Arch(
         model=lambda cfg: build_model(cfg.model),
         encoder=_sequence_encoder,
-        objective=lambda cfg: EChatObjective(cfg.model.ctc.weight if cfg.model.ctc else 0.0),
+        objective=lambda cfg: EChatObjective(cfg.model.ctc.weight if cfg.model.ctc else 0.0, cfg.think.distill),
         largest_batch=worst_case_batch,
     ),
     "speech_tokenizer": Arch(

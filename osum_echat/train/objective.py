@@ -3,7 +3,7 @@
 Those of token2wav are in objective_token2wav.py.
 
 Shape suffixes: T packed joint positions, D width, V text vocabulary, K speech outputs, E packed CTC frames, C classes. Sums and counts
-only: the trainer divides once by the global counts. Left out: distillation.
+only: the trainer divides once by the global counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from osum_echat.data.batch import Batch
-from osum_echat.losses import ctc_loss, joint_cross_entropy, score_positions
+from osum_echat.losses import ctc_loss, distillation_kl, joint_cross_entropy, score_positions
 from osum_echat.model.echat import EChat
 from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer
 
@@ -60,21 +60,26 @@ class Objective(Protocol):
 
 
 class EChatObjective:
-    """Cross-entropy over the joint vocabulary at supervised positions, and CTC when the model has that branch."""
+    """Cross-entropy over the joint vocabulary at supervised positions, CTC when the model has that branch, and self-distillation: the reply
+    with a think block teaches the reply without (arXiv:2508.09600, stage 3)."""
 
-    names: tuple[str, ...] = ("ce",)
-
-    def __init__(self, ctc_weight: float = 0.0) -> None:
+    def __init__(self, ctc_weight: float = 0.0, distill_weight: float = 0.0) -> None:
         self.ctc_weight = ctc_weight
+        self.distill_weight = distill_weight
+        self.names: tuple[str, ...] = ("ce_and_kl", "kl") if distill_weight else ("ce",)
 
     def losses(self, model: EChat, batch: Batch) -> LossSums:
         """Differentiable sums."""
         output, head = model(batch), model.head_weights()
         ce, _ = joint_cross_entropy(output.hidden_TD, batch.labels_T, head.text_VD, head.speech_CD, head.speech_bias_C)
+        parts: tuple[torch.Tensor, ...] = ()
+        if self.distill_weight:
+            kl, _ = distillation_kl(output.hidden_TD, batch.twins_P2, batch.labels_T, head.text_VD, head.speech_CD, head.speech_bias_C)
+            ce, parts = ce + self.distill_weight * kl, (kl.detach(),)
         if output.ctc_logits_EC is None:
-            return LossSums(ce, torch.zeros_like(ce))
+            return LossSums(ce, torch.zeros_like(ce), parts)
         ctc, _ = ctc_loss(output.ctc_logits_EC, output.encoder_lens, batch.ctc_ids, batch.ctc_lens_B)
-        return LossSums(ce, ctc)
+        return LossSums(ce, ctc, parts)
 
     def scores(self, model: EChat, batch: Batch) -> dict[str, torch.Tensor]:
         """Per task [cross-entropy sum, correct tokens, tokens]; sequences of several tasks may share the batch."""

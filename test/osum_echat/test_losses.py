@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from osum_echat import losses
-from osum_echat.losses import ctc_loss, joint_cross_entropy, score_positions
+from osum_echat.losses import ctc_loss, distillation_kl, joint_cross_entropy, score_positions
 from osum_echat.text.vocab import IGNORE
 
 V, C, D, T = 53, 9, 12, 41
@@ -179,3 +179,57 @@ def test_ctc_impossible_is_zero_but_counted_and_nothing_to_do_is_zero():
 def test_ctc_lengths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="5 frames"):
         ctc_loss(torch.randn(5, 4), (2, 2), torch.tensor([0]), torch.tensor([1, 0]))
+
+
+def _twins(num: int = 9, seed: int = 0):
+    """A problem whose first positions are teachers and the next ones their students, with labels of both sorts."""
+    tensors, labels = _problem(seed)
+    generator = torch.Generator().manual_seed(seed)
+    labels[num : 2 * num] = labels[:num] = torch.randint(0, V + C, (num,), generator=generator)
+    return tensors, labels, torch.stack([torch.arange(num), torch.arange(num, 2 * num)], dim=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_distillation_is_the_divergence_within_the_sort(chunk):
+    (hidden, text, speech, bias), labels, twins = _twins()
+    loss, count = distillation_kl(hidden, twins, labels, text, speech, bias, chunk=chunk)
+    want = torch.zeros(())
+    for teacher, student in twins.tolist():
+        is_text = labels[student] < V
+        logits = [h @ text.t() if is_text else h @ speech.t() + bias for h in (hidden[teacher].detach(), hidden[student])]
+        p, q = logits[0].detach().softmax(-1), logits[1].softmax(-1)
+        want = want + (p * (p / q).log()).sum()
+    torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-5)
+    assert int(count) == len(twins)
+    grads = torch.autograd.grad(loss, hidden, retain_graph=True)[0], torch.autograd.grad(want, hidden)[0]
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+    assert grads[0][twins[:, 0]].abs().max() == 0 and grads[0][twins[:, 1]].abs().min() > 0  # nothing reaches the teacher
+
+
+def test_the_heads_learn_from_the_student_side_only():
+    (hidden, text, speech, bias), labels, twins = _twins(seed=3)
+    loss, _ = distillation_kl(hidden.detach(), twins, labels, text, speech, bias)
+    got = torch.autograd.grad(loss, (text, speech, bias))
+    frozen = [tensor.detach() for tensor in (text, speech, bias)]
+    is_text = labels[twins[:, 1]] < V
+    want = [torch.zeros_like(tensor) for tensor in frozen]
+    for (teacher, student), of_text in zip(twins.tolist(), is_text.tolist(), strict=True):
+        weight, shift = (frozen[0], None) if of_text else (frozen[1], frozen[2])
+        p, q = (F.linear(hidden[place].detach(), weight, shift).softmax(-1) for place in (teacher, student))
+        want[0 if of_text else 1] += torch.outer(q - p, hidden[student].detach())
+        if not of_text:
+            want[2] += q - p
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_twins_that_agree_cost_nothing_and_none_is_legal():
+    (hidden, text, speech, bias), labels, twins = _twins()
+    same = hidden.detach().clone()
+    same[twins[:, 1]] = same[twins[:, 0]]
+    same.requires_grad_()
+    loss, _ = distillation_kl(same, twins, labels, text, speech, bias)
+    assert float(loss) == pytest.approx(0.0, abs=1e-5)
+    assert torch.autograd.grad(loss, same)[0].abs().max() < 1e-6
+    loss, count = distillation_kl(hidden, twins[:0], labels, text, speech, bias)
+    assert float(loss) == 0.0 and int(count) == 0

@@ -15,8 +15,9 @@
 #    3   tar shards; a look at the token sequences                               data/<preset>/shards
 #    4   understanding: 1a align, 1b ASR+P, 1c only-P, pseudo labels, 1d all     exp/<preset>/1a_align ... 1d_full_label
 #    5   generation: 2a TTS, 2b interleaved, 2c spoken replies, 2d interleaved   exp/<preset>/2a_tts ... 2d_s2s_interleaved
+#    6   empathy: 3a notes what is heard, then answers, 3b answers at once      exp/<preset>/3a_think, 3b_direct
 #    7   decode the test sets, listen to what was said, score, report            exp/<preset>/results.json, report.html
-# Numbers 6, 8, 9 and 10 are kept for stages that do not exist yet; a --stop_stage beyond 7 runs what exists.
+# Numbers 8, 9 and 10 are kept for stages that do not exist yet; a --stop_stage beyond 7 runs what exists.
 # Finished work is skipped, an interrupted training goes on from its last checkpoint. Paths in options are seen from this folder.
 set -euo pipefail
 
@@ -62,9 +63,9 @@ fi
 
 if stage 0 "check the data"; then
   for split in train dev test; do bash "$tools/validate_data_dir.sh" "$data/$split"; done
-  lists=("$data"/{train_asr,train_asr_p,train_questions,train_assistant,train_tts,train_s2s,train_t2t,dev,dev_tts,dev_s2s,test,test_tts,test_s2s}.list)
+  lists=("$data"/{train_asr,train_asr_p,train_questions,train_assistant,train_tts,train_s2s,train_t2t,train_empathy,dev,dev_tts,dev_s2s,dev_empathy,test,test_tts,test_s2s,test_empathy}.list)
   if ! is_done "$exp/doctor" "${lists[@]}"; then
-    python -m osum_echat.bin.doctor --train "${lists[@]:0:7}" --dev "${lists[@]:7:3}" --test "${lists[@]:10:3}" --out "$exp/doctor" --num_jobs "$nj" \
+    python -m osum_echat.bin.doctor --train "${lists[@]:0:8}" --dev "${lists[@]:8:4}" --test "${lists[@]:12:4}" --out "$exp/doctor" --num_jobs "$nj" \
       || { log "the data has errors, see $exp/doctor/doctor.html" >&2; exit 1; }
     mark_done "$exp/doctor" "${lists[@]}"
   fi
@@ -72,14 +73,14 @@ fi
 
 if stage 1 "text tokenizer and backbones"; then
   if [ ! -e "$data/tokenizer.model" ]; then
-    python "$tools/train_tokenizer.py" --list "$data/train_text.list" "$data/train_asr.list" --prompts mini --out "$data/tokenizer.model"
+    python "$tools/train_tokenizer.py" --list "$data"/train_{text,asr,empathy}.list --prompts mini --out "$data/tokenizer.model"
   fi
   data_type=raw train_model 1_backbone "" train_words train_text train_asr_p train_questions train_assistant # shards come later
 fi
 
 if stage 2 "speech tokens, and from them to sound"; then
   data_type=raw train_model 2_speech_tokenizer "$exp/1_backbone/final.pt" train_asr train_assistant
-  for name in {train,dev,test}_{tts,s2s}; do
+  for name in {train,dev,test}_{tts,s2s} {train,dev}_empathy; do
     if is_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"; then continue; fi
     python -m osum_echat.bin.main prepare speech-tokens --config "$exp/2_speech_tokenizer/train.yaml" --audio answer_wav --num_jobs "$nj" \
       --checkpoint "$exp/2_speech_tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
@@ -124,6 +125,12 @@ if stage 5 "generation"; then
   dev=speech/dev_s2s train_model 2d_s2s_interleaved "$exp/2c_s2s/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
 fi
 
+if stage 6 "empathy"; then
+  dialogues="speech/train_empathy speech/train_s2s speech/train_tts train_t2t train_asr_p train_full"
+  dev=speech/dev_empathy train_model 3a_think "$exp/2d_s2s_interleaved/final.pt" $dialogues
+  dev=speech/dev_empathy train_model 3b_direct "$exp/3a_think/final.pt" $dialogues
+fi
+
 if stage 7 "decode, score, report"; then
   for model in 1d_full_label 2d_s2s_interleaved; do
     if [ ! -e "$exp/$model/final.pt" ]; then continue; fi
@@ -144,6 +151,12 @@ if stage 7 "decode, score, report"; then
       score_speech "$task" "$list" "$decoded" --hyp "$decoded"
     done
     python "$tools/bench/bench_first_audio.py" --dir "$exp/2d_s2s_interleaved" --list "$data/test_s2s.list" --num 20 --results "$exp/results.json"
+  fi
+  if [ -e "$exp/3a_think/final.pt" ]; then
+    answer_fittingly 3a_think s2s_think
+    python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$exp/3a_think/echat_s2s_think" --labels gender,age,emotion,event \
+      --prefix think --results "$exp/results.json" --train_list "$data/train_empathy.list"
+    answer_fittingly 3b_direct s2s direct
   fi
   python -m osum_echat.bin.report --dir "$exp" --targets targets.yaml
 fi

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from osum_echat.audio.features import num_llm_frames
-from osum_echat.config import AugmentConfig, ConvertConfig, DataConfig, FilterConfig, SourceConfig
+from osum_echat.config import AugmentConfig, ConvertConfig, DataConfig, FilterConfig, SourceConfig, ThinkConfig
 from osum_echat.data.pipeline import Loader, make_loader
 from osum_echat.data.shards import ShardOptions, make_shards
 from osum_echat.data.source import read_raw_list
 from osum_echat.data.steps import SequenceEncoder
+from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError
-from osum_echat.tasks.task import TASKS
+from osum_echat.tasks.task import TASKS, THINKING
 from osum_echat.text.vocab import IGNORE, JointVocab
 
 SAMPLES = 12000
@@ -33,7 +35,7 @@ def wav(tmp_path: Path) -> str:
 
 @pytest.fixture
 def load(tmp_path: Path, encoder: SequenceEncoder, data_config: Callable[..., DataConfig]) -> Callable[..., Loader]:
-    def make(rows: list[dict[str, Any]], kind: str = "raw", epoch: int = 0, **changes: Any) -> Loader:
+    def make(rows: list[dict[str, Any]], kind: str = "raw", epoch: int = 0, encoder: SequenceEncoder = encoder, **changes: Any) -> Loader:
         raw = tmp_path / "raw.list"
         raw.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         path = raw
@@ -124,3 +126,56 @@ def test_the_bound_on_text_does_not_count_speech(load: Callable[..., Loader], wa
     assert len(list(load([row("s2s_interleaved", wav)], filter=bounds))) == 1
     with pytest.raises(DataError, match="text_too_long"):
         list(load([row("s2s_interleaved", wav, txt="red cat " * 20)], filter=bounds))
+
+
+def test_known_labels_of_think_blocks_are_counted(load: Callable[..., Loader], wav: str) -> None:
+    rows = [row("s2t_think", wav, key="a"), row("s2s_think", wav, key="b", emotion=None, age=None), row("asr", wav, key="c")]
+    loader = load(rows)
+    list(loader)
+    known = {"words": [2, 0], "age": [1, 1], "gender": [2, 0], "event": [2, 0], "emotion": [1, 1]}
+    assert loader.tally.known == known and Tally.from_state(loader.tally.state()).known == known
+    assert "known in think blocks: words 2 of 2, age 1 of 2" in loader.tally.table()
+
+
+def test_rows_left_out_on_purpose_are_counted_and_do_not_stop_the_run(
+    load: Callable[..., Loader], wav: str, encoder: SequenceEncoder
+) -> None:
+    strict = SequenceEncoder(encoder.tokenizer_config, "mini", 16, 80, think=ThinkConfig(sparse=False))
+    rows = [row("s2t_think", wav, key="a"), row("s2t_think", wav, key="b", emotion=None)]
+    loader = load(rows, encoder=strict, max_drop=0.0)
+    assert [key for batch in loader for key in batch.keys] == ["a"]
+    assert loader.drops == {"not_fully_labelled": {"s2t_think": 1}} and "1 of 2 rows dropped" in loader.tally.table()
+
+
+@pytest.mark.parametrize("task", THINKING)
+def test_a_row_is_its_own_teacher(load: Callable[..., Loader], wav: str, task: str, encoder: SequenceEncoder) -> None:
+    teaching = SequenceEncoder(encoder.tokenizer_config, "mini", 16, 80, think=ThinkConfig(distill=1.0))
+    rows = [row(THINKING[task], wav, key="a"), row("asr", wav, key="b"), row(THINKING[task], wav, key="c", emotion=None)]
+    (batch,) = load(rows, encoder=teaching)
+    (apart,) = load([row(task, wav, key="a")])
+    assert sorted(zip(batch.keys, batch.tasks, strict=True)) == [
+        ("a", task), ("a", THINKING[task]), ("b", "asr"), ("c", task), ("c", THINKING[task]),
+    ]  # fmt: skip
+    teacher_P, student_P = batch.twins_P2.unbind(1)
+    assert len(teacher_P) == 2 * apart.num_supervised
+    assert torch.equal(batch.labels_T[teacher_P], batch.labels_T[student_P]) and (batch.labels_T[student_P] != IGNORE).all()
+    assert torch.equal(batch.labels_T[student_P].sort().values, apart.labels_T[apart.labels_T != IGNORE].repeat(2).sort().values)
+    (plain,) = load([row(THINKING[task], wav)], encoder=SequenceEncoder(encoder.tokenizer_config, "mini", 16, 80))
+    assert len(plain.keys) == 1 and plain.twins_P2.shape == (0, 2)
+
+
+def test_a_history_that_does_not_fit_loses_its_oldest_exchanges(load: Callable[..., Loader], wav: str) -> None:
+    history = [
+        turn
+        for number in range(4)
+        for turn in ({"role": "user", "wav": wav, "txt": f"question {number}"}, {"role": "assistant", "txt": "two"})
+    ]
+    lengths = []
+    for kept in (0, 2, 4):
+        (batch,) = load([row("s2t", wav, history=history[8 - 2 * kept :])])
+        lengths.append(len(batch.ids_T))
+    (short,) = load([row("s2t", wav, history=history)], filter=FilterConfig(max_sequence=lengths[1]))
+    (wanted,) = load([row("s2t", wav, history=history[4:])])
+    assert torch.equal(short.ids_T, wanted.ids_T) and len(short.ids_T) == lengths[1] < lengths[2]
+    with pytest.raises(DataError, match="sequence_too_long"):  # the question alone is never cut
+        list(load([row("s2t", wav, history=history)], filter=FilterConfig(max_sequence=lengths[0] - 1)))

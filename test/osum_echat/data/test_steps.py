@@ -35,10 +35,10 @@ def kept(result: Example | Drop) -> Example:
 
 def test_a_good_utterance_is_laid_out_and_lets_its_audio_go(preparer: Make) -> None:
     example = kept(preparer().prepare(GOOD))
-    assert (example.sequence.key, example.sequence.task, example.seconds) == ("u", "asr_emotion", 1.0)
-    assert [mel_FM.shape for mel_FM in example.mels] == [(100, 80)] and example.sequence.audio[0].num_slots == 13
-    assert example.sequence.audio[0].waveform_S.size == 0
-    assert example.length == len(example.sequence.ids)
+    assert (example.sequences[0].key, example.sequences[0].task, example.seconds) == ("u", "asr_emotion", 1.0)
+    assert [mel_FM.shape for mel_FM in example.mels] == [(100, 80)] and example.sequences[0].audio[0].num_slots == 13
+    assert example.sequences[0].audio[0].waveform_S.size == 0
+    assert example.length == len(example.sequences[0].ids)
 
 
 BAD = encode_pcm16(np.ones(16000) * 0.1)[:8000]
@@ -79,10 +79,12 @@ def test_text_only_tasks_do_not_open_audio(preparer: Make) -> None:
 
 def test_conversion_is_drawn_while_training_only(preparer: Make) -> None:
     convert = [ConvertConfig(from_="asr_emotion", to="emotion", rate=0.5)]
-    tasks = [kept(preparer(convert=convert).prepare(replace(GOOD, key=f"u{i}"))).sequence.task for i in range(60)]
+    tasks = [kept(preparer(convert=convert).prepare(replace(GOOD, key=f"u{i}"))).sequences[0].task for i in range(60)]
     assert 15 < tasks.count("emotion") < 45 and set(tasks) == {"emotion", "asr_emotion"}
-    assert tasks == [kept(preparer(convert=convert).prepare(replace(GOOD, key=f"u{i}"))).sequence.task for i in range(60)]
-    assert kept(preparer(convert=[convert[0].model_copy(update={"rate": 1.0})], train=False).prepare(GOOD)).sequence.task == "asr_emotion"
+    assert tasks == [kept(preparer(convert=convert).prepare(replace(GOOD, key=f"u{i}"))).sequences[0].task for i in range(60)]
+    assert (
+        kept(preparer(convert=[convert[0].model_copy(update={"rate": 1.0})], train=False).prepare(GOOD)).sequences[0].task == "asr_emotion"
+    )
 
 
 AUGMENT = AugmentConfig(speed=[0.9, 1.0, 1.1], noise_snr_db=(5.0, 20.0), volume_db=(-6.0, 6.0), spec_time_masks=1, spec_freq_masks=1)

@@ -22,7 +22,8 @@ from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
 SPLITS = ("train", "dev", "test")
-SMOKE = MiniSettings(train=4, dev=2, test=2, train_tts=9, dev_tts=6, test_tts=6, train_s2s=20, dev_s2s=4, test_s2s=5, seed=3)
+NO_EMPATHY = {"train_empathy": 0, "dev_empathy": 0, "test_empathy": 0}
+SMOKE = MiniSettings(train=4, dev=2, test=2, train_tts=9, dev_tts=6, test_tts=6, train_s2s=20, dev_s2s=4, test_s2s=5, **NO_EMPATHY, seed=3)
 
 
 def say(text: str, emotion: str = "neutral") -> np.ndarray:

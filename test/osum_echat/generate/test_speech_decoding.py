@@ -54,7 +54,9 @@ def test_layouts_are_whole_and_boundaries_are_no_codes(model: EChat, run_config:
     plan = encoder.plan(Sampler(temperature=3.0), Sampler(temperature=3.0), max_new=17, max_speech=50)
     for answer in [answer for seed in range(6) for answer in run(model, requests, plan, seed)]:
         assert all(0 <= code < 8 for code in answer.codes) and len(answer.codes) <= 50 and len(answer.ids) - answer.num_think <= 17
-        assert (answer.num_think > 0) == TASKS[task].thinks and list(answer.layout[: answer.num_think]) == list(answer.ids[: answer.num_think])
+        assert (answer.num_think > 0) == TASKS[task].thinks and list(answer.layout[: answer.num_think]) == list(
+            answer.ids[: answer.num_think]
+        )
         text_ids, speech_ids = deinterleave(answer.layout, VOCAB.is_text)
         assert text_ids == ([] if task == "tts" else [*answer.ids, encoder.tokenizer.eos_id])
         assert speech_ids == [VOCAB.boundary, *(VOCAB.code_to_id(code) for code in answer.codes), VOCAB.boundary]

@@ -1,4 +1,4 @@
-"""Structured sparse learning: the full form always, nothing learned exactly where a label is unknown; what contradicts itself is refused."""
+"""Structured sparse learning: the full form always, nothing learned exactly where a label is unknown; contradictions are refused."""
 
 from dataclasses import replace
 

@@ -6,6 +6,7 @@
 #   decode_with RUN LIST TASK OUT       answers of exp/RUN to a list (a fifth word: which audio of a row is heard)
 #   speak_and_listen LIST DIR           speech tokens to DIR/speech, what the model of 1d hears there to DIR/heard
 #   score_speech PREFIX LIST DIR ...    scores of that; more words are options of `osum-echat score speech`
+#   answer_fittingly RUN TASK VARIANT   replies of exp/RUN to the empathetic test dialogues, judged by rules
 
 sharded="train_asr train_asr_p dev" # lists that stage 3 writes as shards; the others are read as they are
 list_settings() { # data.train or data.dev, then names of lists
@@ -59,4 +60,11 @@ score_speech() { # prefix of the scores, list, folder of speak_and_listen, more 
   local prefix=$1 list=$2 folder=$3; shift 3
   python -m osum_echat.bin.main score speech --ref "$list" --synthesized "$folder/speech" --heard "$folder/heard" --prefix "$prefix" \
     --results "$exp/results.json" "$@"
+}
+
+answer_fittingly() { # name of the run, task, ending of the scores (none: the full model)
+  local decoded=$exp/$1/echat_$2
+  decode_with "$exp/$1" "$data/test_empathy.list" "$2" "$decoded"
+  python -m osum_echat.bin.main score echat --ref "$data/test_empathy.list" --hyp "$decoded" --judge rule --results "$exp/results.json" \
+    ${3:+--variant "$3"}
 }
