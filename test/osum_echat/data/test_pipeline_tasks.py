@@ -19,7 +19,10 @@ from osum_echat.data.source import read_raw_list
 from osum_echat.data.steps import SequenceEncoder
 from osum_echat.data.tally import Tally
 from osum_echat.errors import DataError
+from osum_echat.losses import joint_cross_entropy
 from osum_echat.tasks.task import TASKS, THINKING
+from osum_echat.text.tags import UNKNOWN_TAG
+from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import IGNORE, JointVocab
 
 SAMPLES = 12000
@@ -179,3 +182,22 @@ def test_a_history_that_does_not_fit_loses_its_oldest_exchanges(load: Callable[.
     assert torch.equal(short.ids_T, wanted.ids_T) and len(short.ids_T) == lengths[1] < lengths[2]
     with pytest.raises(DataError, match="sequence_too_long"):  # the question alone is never cut
         list(load([row("s2t", wav, history=history)], filter=FilterConfig(max_sequence=lengths[0] - 1)))
+
+
+@pytest.mark.parametrize("task", THINKING.values())
+def test_no_gradient_comes_from_labels_that_nobody_knows(
+    load: Callable[..., Loader], wav: str, encoder: SequenceEncoder, task: str
+) -> None:
+    """By value: the hidden states that would predict the placeholders get zeros, all other states of the answer do not."""
+    tokenizer, vocab = load_tokenizer(encoder.tokenizer_config), JointVocab(420, 16)
+    (batch,) = load([row(task, wav, emotion=None, gender="unk")])
+    generator = torch.Generator().manual_seed(0)
+    hidden_TD = torch.randn(len(batch.ids_T), 6, generator=generator, requires_grad=True)
+    heads = torch.randn(vocab.text_size, 6, generator=generator), torch.randn(17, 6, generator=generator), torch.zeros(17)
+    joint_cross_entropy(hidden_TD, batch.labels_T, *heads)[0].backward()
+    assert hidden_TD.grad is not None
+    learned_T = hidden_TD.grad.abs().sum(1) > 0
+    answer = int(learned_T.nonzero()[0])
+    left_out = [int(at) + 1 for at in (~learned_T[answer:-1]).nonzero().squeeze(1) + answer]
+    placeholder = tokenizer.encode(UNKNOWN_TAG)
+    assert tokenizer.decode(batch.ids_T[left_out].tolist()) == 2 * UNKNOWN_TAG and len(left_out) == 2 * len(placeholder)
