@@ -16,7 +16,7 @@ from osum_echat.datagen.grammar import SPLITS, Sentence
 from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan, corpus_speakers, deck, speaker_cells
 from osum_echat.datagen.mini_speech import AssistantPlan
 from osum_echat.datagen.prosody import EMOTIONS
-from osum_echat.datagen.speakers import ASSISTANT
+from osum_echat.datagen.speakers import AGES, ASSISTANT, GENDERS
 
 LABELS = ("age", "gender", "event", "emotion")
 _SHARES = {"emotion": 0.25, "age": 0.15, "gender": 0.15, "event": 0.2, "multi": 0.25}
@@ -60,6 +60,17 @@ def make_dialogues(settings: MiniSettings, split: str) -> list[Dialogue]:
             told = LABELS if is_full else labels_that_count(task)
             dialogues.append(Dialogue(plan, said[place], reply_to(said[place], _labels(plan)), told))
     return dialogues
+
+
+def draw_labels(seed: int, times: int) -> list[tuple[Remark, dict[str, str]]]:
+    """Every training remark so many times, with labels that occur with it in random combinations."""
+    rng = np.random.default_rng([seed, _EMPATHY, 2])
+    drawn = []
+    for task in TASKS:
+        kinds = {"age": AGES, "gender": GENDERS, "event": _events(task), "emotion": tuple(EMOTIONS)}
+        for remark in remarks(task, "train"):
+            drawn += [(remark, {kind: str(rng.choice(list(kinds[kind]))) for kind in LABELS}) for _ in range(times)]
+    return drawn
 
 
 def _events(task: str) -> tuple[str, ...]:

@@ -1,20 +1,25 @@
-"""Writes the lists of the empathetic dialogues: ``<split>_empathy.list``, and where the labels of the training rows stand."""
+"""Writes the lists of the empathetic dialogues: ``<split>_empathy.list``, and ``train_empathy_text.list``.
+
+The latter are text-only rows for a small language model: words and labels as a think block notes them, and the reply. A grown one knows
+such things before it hears anything.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from osum_echat.data.manifest import write_list
-from osum_echat.datagen.empathy import Reply
+from osum_echat.datagen.empathy import Reply, reply_to
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings
-from osum_echat.datagen.mini_empathy import LABELS, Dialogue, make_dialogues, make_fitting_replies
+from osum_echat.datagen.mini_empathy import LABELS, Dialogue, draw_labels, make_dialogues, make_fitting_replies
 from osum_echat.datagen.mini_speech import AssistantPlan
 from osum_echat.datagen.rendering import Plan, Rendered
 from osum_echat.text.tags import render_labels
 from osum_echat.utterance import Utterance
 
+_DRAWS_PER_REMARK = 12
 _SOUNDS = {"laugh": "a laugh", "cough": "a cough", "sigh": "a sigh", "cry": "a cry", "sneeze": "a sneeze", "none": "nothing else"}
 
 
@@ -37,7 +42,7 @@ def plan_empathy(settings: MiniSettings) -> EmpathyPlans:
     return EmpathyPlans(dialogues, make_fitting_replies([dialogue for rows in dialogues.values() for dialogue in rows]))
 
 
-def write_empathy(out: Path, empathy: EmpathyPlans, rendered: Sequence[Rendered]) -> dict[str, dict[str, object]]:
+def write_empathy(out: Path, empathy: EmpathyPlans, rendered: Sequence[Rendered], seed: int) -> dict[str, dict[str, object]]:
     """The lists; ``rendered`` in the order of ``empathy.plans``. Returns counts per list."""
     sounds = dict(zip(empathy.plans, rendered, strict=True))
     card = {}
@@ -45,7 +50,17 @@ def write_empathy(out: Path, empathy: EmpathyPlans, rendered: Sequence[Rendered]
         rows = [_row(dialogue, sounds[dialogue.plan], sounds[empathy.replies[dialogue.reply]]) for dialogue in dialogues]
         write_list(out / f"{split}_empathy.list", rows)
         card[f"{split}_empathy"] = _summary(dialogues, rows)
+    write_list(out / "train_empathy_text.list", _text_rows(seed))
     return card
+
+
+def _text_rows(seed: int) -> Iterator[Utterance]:
+    """Every training remark with labels drawn at random, whatever the size of the corpus."""
+    drawn = draw_labels(seed, _DRAWS_PER_REMARK)
+    for number, (remark, labels) in enumerate(drawn):
+        reply = reply_to(remark, labels)
+        question, txt = remark.text + render_labels(labels), render_labels({"emotion": reply.emotion}) + reply.text
+        yield Utterance(key=f"remark-{number:05d}", task="t2t", question=question, txt=txt, lang="en")
 
 
 def _row(dialogue: Dialogue, sound: Rendered, reply: Rendered) -> Utterance:

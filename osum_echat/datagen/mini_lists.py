@@ -68,7 +68,7 @@ def make_mini_corpus(
         bounds = len(plans), len(plans) + len(speech.plans)
         rows = [Row(plan, sound, "asr_p") for plan, sound in zip(plans, rendered[: bounds[0]], strict=True)]
         card = write_corpus(out, settings, rows) | write_speech(out, speech, rendered[bounds[0] : bounds[1]])
-        card |= write_empathy(out, empathy, rendered[bounds[1] :])
+        card |= write_empathy(out, empathy, rendered[bounds[1] :], settings.seed)
         write_text(out / "summary.json", json.dumps(card, indent=1) + "\n")
         write_text(complete, settings.digest() + "\n")
     return dict(json.loads((out / "summary.json").read_text()))

@@ -89,8 +89,9 @@ def _s2s_row(exchange: Exchange, sound: Rendered, reply: Rendered) -> Utterance:
 
 
 def _question_row(row: Utterance) -> Utterance:
-    """The question alone, with its words and who asks."""
-    return replace(row, task="asr_age_gender", txt=row.question, question=None, answer_wav=None, extra={})
+    """The question alone, with its words, who asks and in which emotion."""
+    emotion = row.extra["user_emotion"]
+    return replace(row, task="asr_age_gender_emotion", txt=row.question, emotion=emotion, question=None, answer_wav=None, extra={})
 
 
 def _assistant_row(row: Utterance) -> Utterance:

@@ -11,14 +11,13 @@ from typing import Any
 from osum_echat.errors import DataError
 from osum_echat.evaluate.decoded import Decoded
 from osum_echat.text.tags import age_from_years, canonical, is_missing, parse_labels
-from osum_echat.text.think import split_think
+from osum_echat.text.think import BEGIN, split_think
 from osum_echat.utterance import Utterance
 
 TASKS = ("emotion", "age", "gender", "event", "multi")
 VARIANTS = ("direct", "no_think", "no_understanding", "neither")
 LABELS = ("age", "gender", "emotion", "event")
 _KEYS = ("task", "expect", "forbid")
-_THINK = "<think"
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,11 @@ def without_tags(raw: str) -> str:
 def replies_of(decoded: Decoded, strip: Callable[[str], str] = without_tags) -> dict[str, str]:
     """Reply by key out of a decode directory.
 
-    `strip` leaves the reply of an answer as written. One that leaves a think block in is a DataError: the block names the labels, so a
-    judge who reads it rates what was heard and not what was said.
+    `strip` leaves the reply of an answer as written. One that leaves a think block before it is a DataError: the block names the labels, so
+    a judge who reads it rates what was heard and not what was said.
     """
     replies = {key: strip(text) for key, text in decoded.raw.items()}
-    thinking = next((key for key, text in replies.items() if _THINK in text), None)
+    thinking = next((key for key, text in replies.items() if text.lstrip().startswith(BEGIN)), None)
     if thinking is not None:
         raise DataError(f"{decoded.folder}: the reply of {thinking} holds its think block; only what follows it may be judged", "think")
     return replies

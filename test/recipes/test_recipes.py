@@ -9,7 +9,8 @@ import pytest
 from osum_echat.config import load_run
 
 SPEAKING = ("2a_tts", "2b_tts_interleaved", "2c_s2s", "2d_s2s_interleaved")
-STAGES = ("1_backbone", "2_speech_tokenizer", "2_flow", "2_vocoder", "1a_align", "1b_asr_p", "1c_only_p", "1d_full_label", *SPEAKING)
+UNDERSTANDING = ("1a_align", "1b_asr_p", "1c_only_p", "1d_full_label")
+STAGES = ("1_backbone", "2_speech_tokenizer", "2_flow", "2_vocoder", *UNDERSTANDING, *SPEAKING, "3a_think", "3b_direct")
 LABELS = ("gender", "age", "emotion", "event")
 
 
@@ -27,7 +28,7 @@ def mini(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the smoke preset of the mini recipe has run; data and exp stand below it."""
     work = tmp_path_factory.mktemp("mini")
     output = run(root / "examples/mini/s0/run.sh", "--preset", "smoke", "--data", work / "data", "--exp", work / "exp", cwd=work)
-    for number in (-1, 0, 1, 2, 3, 4, 5, 7):
+    for number in (-1, 0, 1, 2, 3, 4, 5, 6, 7):
         assert f"== stage {number}: " in output
     (work / "output.txt").write_text(output)
     return work
@@ -49,6 +50,11 @@ def test_mini_leaves_what_it_promises(mini: Path) -> None:
         assert score["lo"] <= score["value"] <= score["hi"]
     for prefix in ("tokens", "tts", "tts_interleaved", "s2s", "s2s_interleaved"):
         assert results[f"{prefix}.wer"]["n"] == 8
+    assert {f"think.{name}" for name in ("wer", *LABELS)} <= results.keys()
+    for task in ("emotion", "age", "gender", "event", "multi"):
+        assert results[f"echat.{task}"]["n"] == results[f"echat.{task}.direct"]["n"] > 0
+    answers = (exp / "3a_think" / "echat_s2s_think" / "text").read_text().splitlines()
+    assert len(answers) == 16 and all("<think>" in answer and "<think end>" in answer for answer in answers)
     decoded = (exp / "1d_full_label" / "decode_asr_p" / "text").read_text().splitlines()
     assert len(decoded) == 40
     assert (exp / "report.html").stat().st_size > 20_000

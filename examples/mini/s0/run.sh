@@ -126,37 +126,15 @@ if stage 5 "generation"; then
 fi
 
 if stage 6 "empathy"; then
-  dialogues="speech/train_empathy speech/train_s2s speech/train_tts train_t2t train_asr_p train_full"
+  dialogues="speech/train_empathy speech/train_s2s speech/train_tts train_t2t train_empathy_text train_asr_p train_full"
   dev=speech/dev_empathy train_model 3a_think "$exp/2d_s2s_interleaved/final.pt" $dialogues
   dev=speech/dev_empathy train_model 3b_direct "$exp/3a_think/final.pt" $dialogues
 fi
 
 if stage 7 "decode, score, report"; then
-  for model in 1d_full_label 2d_s2s_interleaved; do
-    if [ ! -e "$exp/$model/final.pt" ]; then continue; fi
-    decode_with "$exp/$model" "$data/test.list" asr_p "$exp/$model/decode_asr_p"
-    prefix=understand
-    if [ $model != 1d_full_label ]; then prefix=understand_2d; fi # does it still know what it knew before it learned to speak?
-    python -m osum_echat.bin.score --ref "$data/test.list" --hyp "$exp/$model/decode_asr_p" --labels gender,age,emotion,event \
-      --prefix $prefix --results "$exp/results.json" --train_list "$data/train_asr_p.list"
-  done
-  if [ -e "$exp/2d_s2s_interleaved/final.pt" ]; then
-    decode_with "$exp/1d_full_label" "$data/test_tts.list" asr "$exp/tokens/recordings" answer_wav
-    speak_and_listen "$data/speech/test_tts.list" "$exp/tokens"
-    score_speech tokens "$data/test_tts.list" "$exp/tokens" --heard_in_recordings "$exp/tokens/recordings" --out "$exp/tokens"
-    for task in tts tts_interleaved s2s s2s_interleaved; do
-      decoded=$exp/2d_s2s_interleaved/decode_$task list=$data/test_${task%%_*}.list
-      decode_with "$exp/2d_s2s_interleaved" "$list" "$task" "$decoded"
-      speak_and_listen "$decoded/hyp.list" "$decoded"
-      score_speech "$task" "$list" "$decoded" --hyp "$decoded"
-    done
-    python "$tools/bench/bench_first_audio.py" --dir "$exp/2d_s2s_interleaved" --list "$data/test_s2s.list" --num 20 --results "$exp/results.json"
-  fi
-  if [ -e "$exp/3a_think/final.pt" ]; then
-    answer_fittingly 3a_think s2s_think
-    python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$exp/3a_think/echat_s2s_think" --labels gender,age,emotion,event \
-      --prefix think --results "$exp/results.json" --train_list "$data/train_empathy.list"
-    answer_fittingly 3b_direct s2s direct
-  fi
+  score_understanding 1d_full_label understand
+  score_understanding 2d_s2s_interleaved understand_2d # does it still know what it knew before it learned to speak?
+  if [ -e "$exp/2d_s2s_interleaved/final.pt" ]; then score_generation; fi
+  if [ -e "$exp/3a_think/final.pt" ]; then score_empathy; fi
   python -m osum_echat.bin.report --dir "$exp" --targets targets.yaml
 fi

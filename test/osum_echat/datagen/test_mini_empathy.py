@@ -22,6 +22,7 @@ from osum_echat.datagen.speakers import AGES, GENDERS
 from osum_echat.errors import DataError
 from osum_echat.evaluate.judge import judge_by_rules
 from osum_echat.evaluate.judge_items import read_items, without_tags
+from osum_echat.text.tags import parse_labels
 from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
@@ -124,6 +125,14 @@ def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
             assert all(value in row.think for name, value in told.items() if name != "event")
             assert soundfile.info(row.wav).samplerate == 16000 and soundfile.info(row.answer_wav).samplerate == 24000
             assert np.isfinite(soundfile.read(row.wav)[0]).all()
+    path = tmp_path / "c" / "train_empathy_text.list"
+    written = [Utterance.from_json(line, f"{path}:{at}") for at, line in enumerate(path.read_text().splitlines(), 1)]
+    by_text = {remark.text: remark for task in TASKS for remark in remarks(task, "train")}
+    assert {parse_labels(row.question or "")[0] for row in written} == set(by_text)
+    for row in written:
+        words, labels = parse_labels(row.question or "")
+        reply = reply_to(by_text[words], labels)
+        assert (row.task, row.wav, parse_labels(row.txt or "")) == ("t2t", None, (reply.text, {"emotion": reply.emotion}))
     names = [f"{split}_empathy" for split in SPLITS]
     specs = [ListSpec(split, SourceConfig(kind="raw", list=f"{tmp_path}/c/{name}.list")) for split, name in zip(SPLITS, names, strict=True)]
     diagnosis = check_lists(specs)

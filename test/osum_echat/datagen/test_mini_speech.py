@@ -155,8 +155,9 @@ def test_what_is_said_in_training_is_also_there_to_be_understood(corpus: Path) -
     asked, read = _read(corpus / "train_s2s.list"), _read(corpus / "train_tts.list")
     questions_heard, assistant_heard = _read(corpus / "train_questions.list"), _read(corpus / "train_assistant.list")
     for row, source in zip(questions_heard, asked, strict=True):
-        assert (row.key, row.wav, row.txt, row.task) == (source.key, source.wav, source.question, "asr_age_gender")
-        assert (row.gender, row.age, row.question, row.answer_wav) == (source.gender, source.age, None, None)
+        assert (row.key, row.wav, row.txt, row.task) == (source.key, source.wav, source.question, "asr_age_gender_emotion")
+        assert (row.gender, row.age, row.emotion) == (source.gender, source.age, source.extra["user_emotion"])
+        assert (row.question, row.answer_wav) == (None, None)
     for row, source in zip(assistant_heard, read, strict=True):
         assert (row.key, row.wav, row.txt, row.task) == (source.key, source.answer_wav, source.txt, "asr")
         assert row.answer_wav is None and row.speech_token is None

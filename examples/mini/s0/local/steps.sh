@@ -7,6 +7,7 @@
 #   speak_and_listen LIST DIR           speech tokens to DIR/speech, what the model of 1d hears there to DIR/heard
 #   score_speech PREFIX LIST DIR ...    scores of that; more words are options of `osum-echat score speech`
 #   answer_fittingly RUN TASK VARIANT   replies of exp/RUN to the empathetic test dialogues, judged by rules
+#   score_understanding RUN PREFIX, score_generation, score_empathy     all that is measured of stages 4, 5 and 6
 
 sharded="train_asr train_asr_p dev" # lists that stage 3 writes as shards; the others are read as they are
 list_settings() { # data.train or data.dev, then names of lists
@@ -67,4 +68,32 @@ answer_fittingly() { # name of the run, task, ending of the scores (none: the fu
   decode_with "$exp/$1" "$data/test_empathy.list" "$2" "$decoded"
   python -m osum_echat.bin.main score echat --ref "$data/test_empathy.list" --hyp "$decoded" --judge rule --results "$exp/results.json" \
     ${3:+--variant "$3"}
+}
+
+score_understanding() { # name of the run, prefix of the scores; nothing when it is not trained yet
+  if [ ! -e "$exp/$1/final.pt" ]; then return; fi
+  decode_with "$exp/$1" "$data/test.list" asr_p "$exp/$1/decode_asr_p"
+  python -m osum_echat.bin.score --ref "$data/test.list" --hyp "$exp/$1/decode_asr_p" --labels gender,age,emotion,event \
+    --prefix "$2" --results "$exp/results.json" --train_list "$data/train_asr_p.list"
+}
+
+score_generation() {
+  local task decoded list
+  decode_with "$exp/1d_full_label" "$data/test_tts.list" asr "$exp/tokens/recordings" answer_wav
+  speak_and_listen "$data/speech/test_tts.list" "$exp/tokens"
+  score_speech tokens "$data/test_tts.list" "$exp/tokens" --heard_in_recordings "$exp/tokens/recordings" --out "$exp/tokens"
+  for task in tts tts_interleaved s2s s2s_interleaved; do
+    decoded=$exp/2d_s2s_interleaved/decode_$task list=$data/test_${task%%_*}.list
+    decode_with "$exp/2d_s2s_interleaved" "$list" "$task" "$decoded"
+    speak_and_listen "$decoded/hyp.list" "$decoded"
+    score_speech "$task" "$list" "$decoded" --hyp "$decoded"
+  done
+  python "$tools/bench/bench_first_audio.py" --dir "$exp/2d_s2s_interleaved" --list "$data/test_s2s.list" --num 20 --results "$exp/results.json"
+}
+
+score_empathy() { # what is noted, and how well replies fit, with notes and (3b) without
+  answer_fittingly 3a_think s2s_think
+  python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$exp/3a_think/echat_s2s_think" --labels gender,age,emotion,event \
+    --prefix think --results "$exp/results.json" --train_list "$data/train_empathy.list"
+  if [ -e "$exp/3b_direct/final.pt" ]; then answer_fittingly 3b_direct s2s direct; fi
 }
