@@ -213,8 +213,9 @@ def distillation_kl(
 
 
 def _kl_of_rows(teacher_RD: Tensor, student_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
-    with torch.no_grad():
-        teacher_RV = F.log_softmax(F.linear(teacher_RD, weight_VD, bias_V).float(), -1)
+    with torch.no_grad():  # detached weights: autocast would keep a copy made here for the student, whose gradient would end at it
+        frozen = weight_VD.detach(), None if bias_V is None else bias_V.detach()
+        teacher_RV = F.log_softmax(F.linear(teacher_RD, *frozen).float(), -1)
     student_RV = F.log_softmax(F.linear(student_RD, weight_VD, bias_V).float(), -1)
     return F.kl_div(student_RV, teacher_RV, reduction="sum", log_target=True)
 

@@ -198,8 +198,7 @@ def _turn(record: Any) -> Turn:
     if not isinstance(record, Mapping) or "role" not in record:
         raise TypeError(f"a turn of 'history' must be an object with 'role', got {str(record)[:60]!r}")
     values = {name: record[name] for name in _TURN_FIELDS if record.get(name) is not None}
-    typed = _typed({name: value for name, value in values.items() if name != "think"})
-    return Turn(str(record["role"]), **typed, think=values.get("think"), audio=record.get("audio"))
+    return Turn(str(record["role"]), **_typed(values), audio=record.get("audio"))
 
 
 def _turn_record(turn: Turn) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="wav of the reply; of several, a number is put before the suffix")
     parser.add_argument("--task", choices=SPOKEN_CHATS, default="s2s_interleaved", help="how it answers (default: s2s_interleaved)")
     parser.add_argument("--think", action=argparse.BooleanOptionalAction, default=False, help="note first what is heard (default: no)")
-    parser.add_argument("--show_think", action="store_true", help="print these notes too")
+    parser.add_argument("--show_think", "--show-think", action="store_true", help="print these notes too")
     parser.add_argument("--max_context", type=int, help="positions of a dialogue that are remembered (default: data.filter.max_sequence)")
     add_voice_arguments(parser)
     add_sampling_arguments(parser)
@@ -85,7 +85,7 @@ def _body() -> int:
             if isinstance(event, TextEvent):
                 print(event.text, end="", flush=True)
             elif isinstance(event, ThinkEvent) and args.show_think:
-                print(f"[{event.text}] ", end="", flush=True)
+                print(f"[{event.text}{'' if event.finished else ' … closed at --max_think'}] ", end="", flush=True)
         print()
         _show(reply)
         if args.out and reply.sample_rate:

@@ -1,6 +1,7 @@
 """osum-echat decode: answers of a trained model to every utterance of a list.
 
-Writes text (the answer as written), transcript (its words), labels.jsonl and decode.json into --out; for tasks that speak also hyp.list,
+Writes text (the answer as written), transcript (its words), labels.jsonl, decode.json and, of a conversation, reply (without think block and
+tags) into --out; for tasks that speak also hyp.list,
 which osum-echat synthesize turns into sound. Started again after an interruption it goes on where it was.
 """
 

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "average": ("average", "average the weights of several checkpoints"),
     "decode": ("decode", "decode a list with a trained model"),
     "synthesize": ("synthesize", "speech tokens of a list -> wav files, with a trained flow and vocoder"),
+    "own-replies": ("own_replies", "write a thinking model's replies into the rows of a list, to be learned without thinking"),
     "pseudo-label": ("pseudo_label", "write decoded labels into the rows of a list"),
     "score": ("score", "score decoded text and labels, with confidence intervals"),
     "score speech": ("score_speech", "score generated speech and the text of replies: round-trip WER, distortion, pitch, exactness"),

@@ -138,7 +138,7 @@ def known_labels(row: Utterance, drop_unknown: bool) -> dict[str, str]:
 
 
 def _can_answer(task: Task, row: Utterance, labels: Mapping[str, str]) -> bool:
-    return task.reads_audio and (not task.transcript or bool((row.txt or "").strip())) and set(task.labels) <= labels.keys()
+    return task.reads_audio and (not task.transcript or bool((row.txt or "").strip())) and set(task.needs) <= labels.keys()
 
 
 def choose_task(row: Utterance, labels: Mapping[str, str]) -> Task | None:

@@ -104,7 +104,7 @@ class SpokenEncoder(ABC):
             utterance = augment(utterance, data.augment, rng)
         wording = preparer.rng("wording", utterance, copy) if preparer.train else None
         sequences = self.sequences(utterance, wording, preparer.train)
-        while utterance.history and sum(map(len, sequences)) > longest(data.filter, preparer.limits):
+        while utterance.history and not fits(sequences, data.filter, preparer.limits):
             utterance = replace(utterance, history=utterance.history[2:])  # as a session forgets: the oldest exchange first
             sequences = self.sequences(utterance, wording, preparer.train)
         check_length(sequences, self.num_text(sequences[0]), data.filter, preparer.limits)
@@ -197,7 +197,8 @@ class SequenceEncoder(SpokenEncoder):
         first = self.sequence(utterance, rng)
         if not (train and self.think.distill and get_task(utterance.task).thinks):
             return (first,)
-        return first, self.sequence(replace(utterance, task=WITHOUT_THINK[get_task(utterance.task).name]), rng)
+        student = self.sequence(replace(utterance, task=WITHOUT_THINK[get_task(utterance.task).name]), rng)
+        return first, replace(student, ctc_ids=student.ctc_ids[:0])  # the words of the audio count once
 
     def num_text(self, sequence: Sequence) -> int:
         """Text ids of the answer."""
@@ -309,32 +310,34 @@ def check_length(sequences: SequenceOf[Sequence], num_text: int, bounds: FilterC
     """Drops what is longer than the bounds or than a whole micro-batch; `num_text` counts the text ids of the answer."""
     if num_text > bounds.max_text_tokens:
         raise DataError(f"{num_text} answer tokens, data.filter.max_text_tokens is {bounds.max_text_tokens}", "text_too_long")
-    check_positions(sum(map(len, sequences)), bounds, limits)
+    check_positions(max(map(len, sequences)), bounds, limits)
+    total = sum(map(len, sequences))
+    if total > limits.max_tokens:
+        raise DataError(f"{total} positions of teacher and student, train.max_tokens is {limits.max_tokens}", "sequence_too_long")
 
 
 def check_positions(length: int, bounds: FilterConfig, limits: Limits) -> None:
     """Drops what is longer than the bounds or than a whole micro-batch."""
-    most = longest(bounds, limits)
-    if length > most:
-        name = "data.filter.max_sequence" if most == bounds.max_sequence else "train.max_tokens"
-        raise DataError(f"{length} positions, {name} is {most}", "sequence_too_long")
+    longest = min(bounds.max_sequence, limits.max_tokens)
+    if length > longest:
+        name = "data.filter.max_sequence" if longest == bounds.max_sequence else "train.max_tokens"
+        raise DataError(f"{length} positions, {name} is {longest}", "sequence_too_long")
 
 
-def longest(bounds: FilterConfig, limits: Limits) -> int:
-    """Most positions of a sequence."""
-    return min(bounds.max_sequence, limits.max_tokens)
+def fits(sequences: SequenceOf[Sequence], bounds: FilterConfig, limits: Limits) -> bool:
+    """True when each is short enough, and all of them for one micro-batch."""
+    return max(map(len, sequences)) <= bounds.max_sequence and sum(map(len, sequences)) <= limits.max_tokens
 
 
 def features(sequences: SequenceOf[Sequence], encoder: SpokenEncoder, config: AugmentConfig, rng: np.random.Generator | None) -> Example:
-    """Log-mel of every audio span, SpecAugment when training; the waveforms are let go."""
-    audio = [span for sequence in sequences for span in sequence.audio]
-    mels = [encoder.log_mel(span.waveform_S) for span in audio]
+    """Log-mel of every audio span, SpecAugment when training; the waveforms are let go. Sequences of one row have the same audio."""
+    mels = [encoder.log_mel(span.waveform_S) for span in sequences[0].audio]
     if rng is not None and (config.spec_time_masks or config.spec_freq_masks):
         shape = (config.spec_time_masks, config.spec_time_width, config.spec_freq_masks, config.spec_freq_width)
         mels = [torch.from_numpy(spec_augment(mel_FM.numpy(), rng, *shape)) for mel_FM in mels]
-    seconds = sum(len(span.waveform_S) for span in audio) / SAMPLE_RATE
+    seconds = sum(len(span.waveform_S) for sequence in sequences for span in sequence.audio) / SAMPLE_RATE
     silent = [replace(s, audio=tuple(replace(span, waveform_S=_NO_SAMPLES) for span in s.audio)) for s in sequences]
-    return Example(tuple(silent), tuple(mels), seconds)
+    return Example(tuple(silent), tuple(mels) * len(sequences), seconds)
 
 
 def as_utterance(row: Row, prepare: Preparer, copy: int) -> Measured | Drop:

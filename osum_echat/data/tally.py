@@ -54,9 +54,10 @@ class Tally:
 
     @property
     def drop_rate(self) -> float:
-        """Share of the rows that something is wrong with."""
-        wrong = sum(sum(tasks.values()) for reason, tasks in self.drops.items() if reason not in _ASKED_FOR)
-        return wrong / self.num_read if self.num_read else 0.0
+        """Share of the rows that something is wrong with, of those that are wanted."""
+        unwanted = sum(sum(self.drops.get(reason, {}).values()) for reason in _ASKED_FOR)
+        wanted = self.num_read - unwanted
+        return (self.num_dropped - unwanted) / wanted if wanted else 0.0
 
     def state(self) -> dict[str, Any]:
         """A copy of plain values; ``Tally(**state)`` is the way back (through ``from_state``)."""

@@ -18,8 +18,9 @@ import yaml
 from osum_echat.datagen.facts import split_of_phrasing
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.errors import DataError
+from osum_echat.evaluate.judge_items import TASKS
+from osum_echat.text.think import LABELS
 
-TASKS = ("emotion", "age", "gender", "event", "multi")
 _TABLE = Path(__file__).with_name("empathy.yaml")
 _MARKED = re.compile(r"\*(\w+)\*")
 
@@ -64,7 +65,7 @@ def remarks(task: str, split: str) -> tuple[Remark, ...]:
 
 def labels_that_count(task: str) -> tuple[str, ...]:
     """What the reply depends on."""
-    return ("age", "gender", "event", "emotion") if task == "multi" else (task,)
+    return LABELS if task == "multi" else (task,)
 
 
 def values(task: str) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan, corpus_speake
 from osum_echat.datagen.mini_speech import AssistantPlan
 from osum_echat.datagen.prosody import EMOTIONS
 from osum_echat.datagen.speakers import AGES, ASSISTANT, GENDERS
+from osum_echat.text.think import LABELS
 
-LABELS = ("age", "gender", "event", "emotion")
 _SHARES = {"emotion": 0.25, "age": 0.15, "gender": 0.15, "event": 0.2, "multi": 0.25}
 _FULL_EVERY = 7  # row of a single-label task that tells all labels
 _EMPATHY = 4  # stream of random numbers; mini_corpus.py and mini_speech.py use 0 to 3

@@ -13,10 +13,11 @@ from osum_echat.data.manifest import write_list
 from osum_echat.datagen.empathy import Reply, reply_to
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings
-from osum_echat.datagen.mini_empathy import LABELS, Dialogue, draw_labels, make_dialogues, make_fitting_replies
+from osum_echat.datagen.mini_empathy import Dialogue, draw_labels, make_dialogues, make_fitting_replies
 from osum_echat.datagen.mini_speech import AssistantPlan
 from osum_echat.datagen.rendering import Plan, Rendered
 from osum_echat.text.tags import render_labels
+from osum_echat.text.think import LABELS
 from osum_echat.utterance import Utterance
 
 _DRAWS_PER_REMARK = 12

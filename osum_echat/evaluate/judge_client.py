@@ -33,12 +33,14 @@ class Answer:
 
 
 class RequestError(Exception):
-    """A request was given up. `reason` is a short name to count by; `is_final` says that no other request can succeed either."""
+    """A request was given up. `reason` is a short name to count by; `is_final` says that no other request can succeed either, `is_refusal`
+    that the endpoint is there and does not want this one."""
 
-    def __init__(self, reason: str, message: str, is_final: bool = False) -> None:
+    def __init__(self, reason: str, message: str, is_final: bool = False, is_refusal: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.is_final = is_final
+        self.is_refusal = is_refusal
 
 
 class Stopped(Exception):
@@ -118,7 +120,8 @@ class ChatClient:
         reason, text = f"http_{error.code}", f"status {error.code}" + (f": {said}" if said else "")
         if error.code in _TRANSIENT or error.code >= 500:
             return _Transient(reason, text, self._retry_after(error.headers.get("Retry-After")))
-        return RequestError(reason, text, is_final=error.code in _REFUSALS or 300 <= error.code < 400)
+        is_final = error.code in _REFUSALS or 300 <= error.code < 400
+        return RequestError(reason, text, is_final, is_refusal=not is_final)
 
     def _retry_after(self, value: str | None) -> float:
         """Seconds; the header gives them or a date. 0 when it says nothing that can be read."""

@@ -4,7 +4,7 @@ A row of a raw list says so in ``extra.echat``: ``{"task": "emotion", "expect": 
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,19 +90,15 @@ def _words(value: Any, where: str, may_be_empty: bool = False) -> tuple[str, ...
     return tuple(value)
 
 
-def without_tags(raw: str) -> str:
-    """The words of a reply: neither its think block nor a leading emotion tag is something that is said."""
-    return parse_labels(split_think(raw).reply)[0].strip()
+def reply_in(raw: str) -> str:
+    """The words of a reply: neither its think block nor a leading emotion tag is something that is said.
 
-
-def replies_of(decoded: Decoded, strip: Callable[[str], str] = without_tags) -> dict[str, str]:
-    """Reply by key out of a decode directory.
-
-    `strip` leaves the reply of an answer as written. One that leaves a think block before it is a DataError: the block names the labels, so
-    a judge who reads it rates what was heard and not what was said.
+    A second block in the place of a reply is none: it names the labels, so a judge would rate what was heard and not what was said.
     """
-    replies = {key: strip(text) for key, text in decoded.raw.items()}
-    thinking = next((key for key, text in replies.items() if text.lstrip().startswith(BEGIN)), None)
-    if thinking is not None:
-        raise DataError(f"{decoded.folder}: the reply of {thinking} holds its think block; only what follows it may be judged", "think")
-    return replies
+    reply = split_think(raw).reply.strip()
+    return "" if reply.startswith(BEGIN) else parse_labels(reply)[0].strip()
+
+
+def replies_of(decoded: Decoded) -> dict[str, str]:
+    """Reply by key out of a decode directory; "" where there is none."""
+    return {key: reply_in(text) for key, text in decoded.raw.items()}

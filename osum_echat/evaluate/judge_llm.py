@@ -99,7 +99,7 @@ class _Health:
     def gave_up(self, error: RequestError) -> bool:
         """True when the endpoint counts as down now."""
         with self._lock:
-            self._in_a_row += 1
+            self._in_a_row = 0 if error.is_refusal else self._in_a_row + 1
             if self.down is None and (error.is_final or self._in_a_row >= self.limit):
                 self.down = str(error)
             return self.down is not None

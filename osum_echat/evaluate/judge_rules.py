@@ -20,11 +20,6 @@ def normalize(text: str) -> str:
     return unicodedata.normalize("NFKC", _TAG.sub(" ", text)).replace("’", "'").casefold()
 
 
-def contains(text: str, phrase: str) -> bool:
-    """True when the phrase occurs in the text."""
-    return _pattern(phrase).search(normalize(text)) is not None
-
-
 def first_match(text: str, phrases: Iterable[str]) -> str | None:
     """The first of the phrases that occurs in the text."""
     plain = normalize(text)

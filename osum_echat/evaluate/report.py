@@ -21,7 +21,7 @@ from osum_echat.evaluate.decoded import Decoded, read_decoded
 from osum_echat.evaluate.report_speech import SpeechReport, gather_speech, transcript_folders
 from osum_echat.evaluate.results import Score, read_results
 from osum_echat.evaluate.samples import choose_samples
-from osum_echat.evaluate.score import read_references, transcript_of
+from osum_echat.evaluate.score import read_references, words_of
 from osum_echat.evaluate.speech import SPEECH_FILE
 from osum_echat.evaluate.targets import Target
 from osum_echat.evaluate.text import align_tokens, tokenize
@@ -32,7 +32,7 @@ from osum_echat.utterance import Utterance
 Series = dict[str, list[tuple[float, float]]]
 NUM_SAMPLES = 20
 MAX_SAMPLE_SECONDS = 20.0
-CURVES = ("loss", "ce", "ctc", "accuracy", "lr", "grad_norm", "tokens_per_second", "data_wait", "peak_memory_gb")
+CURVES = ("loss", "ce", "ce_and_kl", "kl", "ctc", "accuracy", "lr", "grad_norm", "tokens_per_second", "data_wait", "peak_memory_gb")
 """Columns of metrics.jsonl that are drawn, in this order."""
 
 
@@ -217,7 +217,7 @@ def _samples(decoded: Decoded, problems: list[str]) -> Iterator[Sample]:
 def _sample(row: Utterance, decoded: Decoded) -> Sample:
     hyp = decoded.transcripts.get(row.key)
     answers = decoded.labels.get(row.key, {})
-    columns = align_tokens(tokenize(transcript_of(row) or ""), tokenize(hyp or "")) if decoded.has_transcript else ()
+    columns = align_tokens(tokenize(words_of(row, decoded) or ""), tokenize(hyp or "")) if decoded.has_transcript else ()
     labels = [(name, ref, answers.get(name)) for name in KINDS if (ref := label_of(row, name)) is not None and decoded.asks_for(name)]
     return Sample(row.key, columns, tuple(labels), decoded.raw.get(row.key), row.speaker, "")
 

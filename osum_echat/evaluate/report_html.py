@@ -173,7 +173,7 @@ def _data(report: Report) -> str:
 def _data_row(card: DataCard) -> str:
     hours = "?" if card.hours is None else f"{'≈ ' if card.hours_are_estimated else ''}{card.hours:.2f}"
     tasks = ", ".join(f"{name} {count}" for name, count in card.tasks.most_common())
-    labels = "".join(_distribution(name, counts) for name, counts in card.labels.items() if counts)
+    labels = "".join(_distribution(name, counts, card.num) for name, counts in card.labels.items() if counts)
     note = f'<div class="warn">{escape(card.note)}</div>' if card.note else ""
     where = f'<b>{escape(card.name)}</b><br><code class="dim">{escape(card.path)}</code>{note}'
     unreadable = f'<div class="dim">{card.num_unreadable} unreadable</div>' if card.num_unreadable else ""
@@ -183,12 +183,14 @@ def _data_row(card: DataCard) -> str:
     )
 
 
-def _distribution(name: str, counts: Counter[str]) -> str:
-    total = sum(counts.values())
+def _distribution(name: str, counts: Counter[str], total: int) -> str:
+    """A bar of all rows of a list; what is left empty on the right does not tell this label."""
     bars = "".join(
         f'<i style="width:{100 * count / total:.1f}%" title="{escape(value)} {count}"></i>' for value, count in counts.most_common()
     )
     text = ", ".join(f"{value} {count}" for value, count in counts.most_common())
+    unknown = total - sum(counts.values())
+    text += f", unknown {unknown}" if unknown else ""
     return f'<div><b>{escape(name)}</b> <span class="dim">{escape(text)}</span><div class="bar">{bars}</div></div>'
 
 

@@ -19,7 +19,7 @@ from osum_echat.evaluate.text import ErrorRate, error_rate, render
 from osum_echat.files import write_text
 from osum_echat.generate.requests import read_rows
 from osum_echat.tasks.understand import split_text
-from osum_echat.text.tags import KINDS, parse_words, values
+from osum_echat.text.tags import KINDS, parse_labels, parse_words, values
 from osum_echat.utterance import Utterance
 
 ALIGN_TASK = "align"
@@ -74,6 +74,11 @@ def transcript_of(row: Utterance) -> str | None:
         return row.txt
 
 
+def words_of(row: Utterance, decoded: Decoded) -> str | None:
+    """What the transcripts of a decode are compared with: the question where they stand in think blocks, else the row's own."""
+    return parse_labels(row.question or "")[0] if decoded.thinks else transcript_of(row)
+
+
 def score(
     references: Sequence[Utterance],
     decoded: Decoded,
@@ -85,8 +90,7 @@ def score(
     """Compare a decode with its references. A missing hypothesis is deletions, and wrong for every label its row carries."""
     speakers = {row.key: row.speaker for row in references}
     train = list(train)
-    thinks = decoded.thinks
-    transcripts = {row.key: text for row in references if (text := row.question if thinks else transcript_of(row))}
+    transcripts = {row.key: text for row in references if (text := words_of(row, decoded))}
     found = {name: _score_label(name, references, decoded, train) for name in labels}
     return Scored(
         text=error_rate(transcripts, decoded.transcripts) if decoded.has_transcript and transcripts else None,

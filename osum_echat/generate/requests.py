@@ -4,6 +4,7 @@ The prompt is written by the same function as in training (tasks/task.py), with 
 """
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from osum_echat.generate.schedule import Phase, Plan, make_schedule, make_thinki
 from osum_echat.tasks.sequence import Sequence, SequenceBuilder
 from osum_echat.tasks.task import Task, encode_prompt
 from osum_echat.text.prompts import load_prompts
-from osum_echat.text.tags import KINDS, UNKNOWN, join_words, parse_labels, parse_words, split_reply, tag_text
+from osum_echat.text.tags import KINDS, UNKNOWN_TAG, join_words, parse_labels, parse_words, split_reply
 from osum_echat.text.think import split_think
 from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import JointVocab
@@ -110,30 +111,44 @@ class RequestEncoder:
         self.task.follow_up(utterance, self._builder)
         return self._request(self._builder.build(utterance.key, self.task.name))
 
-    def dialogue(self, exchanges: Iterable[Exchange], question: Utterance) -> Request:
-        """A whole dialogue as a live one has it, the answers with exactly the ids that were said."""
-        if self.task.follow_up is None:
-            raise UserError(f"the task {self.task.name!r} has no dialogue: every request starts anew")
-        self._builder.clear()
-        layout = self.task.prompt
-        for exchange in exchanges:
-            layout(decode(replace(exchange.question, task=self.task.name, history=())), self._builder)
-            self._builder.ids(list(exchange.layout))
-            layout = self.task.follow_up
-        layout(decode(replace(question, task=self.task.name, history=())), self._builder)
-        return self._request(self._builder.build(question.key, self.task.name))
+    def heard(self, utterance: Utterance) -> Utterance:
+        """A question with its audio read, so that it can be laid out again when its file is gone."""
+        return replace(decode(replace(utterance, task=self.task.name)), wav=None)
 
-    def _request(self, prompt: Sequence) -> Request:
+    def dialogue(self, exchanges: SequenceOf[Exchange], question: Utterance, max_context: int) -> tuple[Request, int]:
+        """A dialogue from its beginning, the answers with exactly the ids that were said: the latest exchanges (``heard``) that fit, but never
+        all of them. Returns the request and how many they are."""
+        num_kept = len(exchanges)
+        while True:
+            num_kept -= 1
+            prompt = self._dialogue_prompt(exchanges[len(exchanges) - num_kept :], question)
+            if num_kept == 0 or len(prompt) <= max_context:
+                return self._request(prompt, num_new=1), num_kept
+
+    def _dialogue_prompt(self, exchanges: SequenceOf[Exchange], question: Utterance) -> Sequence:
+        layout, follow_up = self.task.prompt, self.task.follow_up
+        assert follow_up is not None
+        self._builder.clear()
+        for exchange in exchanges:
+            layout(replace(exchange.question, history=()), self._builder)
+            self._builder.ids(list(exchange.layout))
+            layout = follow_up
+        layout(replace(question, history=()), self._builder)
+        return self._builder.build(question.key, self.task.name)
+
+    def _request(self, prompt: Sequence, num_new: int | None = None) -> Request:
+        """With features; of ``num_new`` spans at the end the length is checked, by default of all."""
         seconds = sum(len(span.waveform_S) for span in prompt.audio) / SAMPLE_RATE
-        if seconds > self.max_seconds:
-            raise DataError(f"{prompt.key}: {seconds:.1f} s of audio, --max_seconds is {self.max_seconds:g}", "too_long")
+        new = seconds if num_new is None else sum(len(span.waveform_S) for span in prompt.audio[-num_new:]) / SAMPLE_RATE
+        if new > self.max_seconds:
+            raise DataError(f"{prompt.key}: {new:.1f} s of audio, at most {self.max_seconds:g} are read", "too_long")
         mels = tuple(self._log_mel(torch.from_numpy(span.waveform_S)) for span in prompt.audio)
         spans = tuple(replace(span, waveform_S=_NO_SAMPLES) for span in prompt.audio)
         return Request(prompt.key, replace(prompt, audio=spans), mels, seconds)
 
     def rules(self) -> tuple[LogitRule, ...]:
         """The placeholder of an unknown label is never an answer, nor is an id the tokenizer does not have."""
-        placeholder = tuple(self.tokenizer.encode(tag_text(KINDS[0], UNKNOWN)))
+        placeholder = tuple(self.tokenizer.encode(UNKNOWN_TAG))
         return Below(self.tokenizer.vocab_size), Forbid((placeholder,))
 
     def plan(
@@ -151,7 +166,7 @@ class RequestEncoder:
             StopRule(boundary, self.task.max_speech if max_speech is None else max_speech),
         )
         phases = Phase(stops[0], text, self.rules()), Phase(stops[1], speech or self.speech_sampler, (NoLoop(boundary),))
-        thinking = make_thinking(self.tokenizer, max_think or self.max_think) if self.task.thinks else None
+        thinking = make_thinking(self.tokenizer, self.max_think if max_think is None else max_think) if self.task.thinks else None
         return Plan(make_schedule(self.task.schedule, self.ratio), self.vocab, *phases, thinking)
 
     def answer(self, ids: tuple[int, ...]) -> Answer:
@@ -164,12 +179,17 @@ def read_answer(raw: str, task: Task) -> Answer:
 
     Of an answer with a think block, transcript and labels are those of the block: what was heard.
     """
-    raw = " ".join(raw.split())
     if task.follow_up is not None:
         thought = split_think(raw)
-        transcript, labels = parse_labels(thought.think or "", task.labels)
-        return Answer(raw, transcript, labels, thought.think, parse_labels(thought.reply)[0])
+        transcript, labels = parse_labels(_one_line(thought.think or ""), task.labels)
+        return Answer(_one_line(raw), transcript, labels, thought.think, parse_labels(_one_line(thought.reply))[0])
+    raw = _one_line(raw)
     text, labels = parse_labels(split_reply(raw)[0], task.labels or KINDS)
     words = parse_words(text)
     transcript = join_words(word for word, _, _ in words) if words else text
     return Answer(raw, transcript if task.transcript else "", labels)
+
+
+def _one_line(text: str) -> str:
+    """Every run of white space as one space, none at the ends."""
+    return " ".join(text.split())

@@ -134,10 +134,13 @@ class DialogueSession:
 
     @torch.inference_mode()
     def _events(self, question: Utterance, now: Callable[[], float]) -> Generator[Event, None, None]:
-        request = self._request(question)
+        question = self._encoder.heard(question)
+        request, num_kept = self._request(question)
         batch = prompt_batch(self._model, [request.prompt], request.mels)
         x_TD = self._model.embed(batch)
         yield StageEvent(now(), "encoded")
+        if num_kept < len(self._exchanges):
+            self._forget(len(self._exchanges) - num_kept)
         hidden_TD = self._read(request, x_TD)
         name = f"{question.key}/{self.num_turns}" if self.num_turns else question.key
         self.num_turns += 1
@@ -150,28 +153,26 @@ class DialogueSession:
             self.ids += tuple(course.layout)
             self._exchanges.append(Exchange(question, tuple(course.layout)))
 
-    def _request(self, question: Utterance) -> Request:
-        """What the model has to read: all of the first prompt, later only what is new and the end of the last answer."""
+    def _request(self, question: Utterance) -> tuple[Request, int]:
+        """What the model has to read, and how many exchanges that goes on from.
+
+        At first all of the prompt; later only what is new and the end of the last answer; where that is too long, the latest exchanges that
+        fit from their beginning.
+        """
         if self._encoder.task.follow_up is None:
             self.reset()
         if self._state is None:
-            return self._encoder.request(question)
+            return self._encoder.request(question), 0
         num_read = self._state.row_lens[0]
         request = self._encoder.follow_up(question, self.ids[num_read:])
         if self._max_context is None or num_read + len(request.prompt) <= self._max_context:
-            return request
-        return self._shortened(question, self._max_context)
+            return request, len(self._exchanges)
+        return self._encoder.dialogue(self._exchanges, question, self._max_context)
 
-    def _shortened(self, question: Utterance, max_context: int) -> Request:
-        """The dialogue from a later exchange on, to be read from its beginning."""
-        for num_kept in range(len(self._exchanges) - 1, -1, -1):
-            kept = self._exchanges[len(self._exchanges) - num_kept :]
-            request = self._encoder.dialogue(kept, question)
-            if len(request.prompt) <= max_context or not kept:
-                break
-        self.num_forgotten += len(self._exchanges) - len(kept)
-        self._exchanges, self._state = kept, None
-        return request
+    def _forget(self, num: int) -> None:
+        """The oldest exchanges; the rest is to be read anew."""
+        self.num_forgotten += num
+        self._exchanges, self._state = self._exchanges[num:], None
 
     def _read(self, request: Request, x_TD: Tensor) -> Tensor:
         llm, num_read = self._model.llm, 0 if self._state is None else self._state.row_lens[0]

@@ -16,6 +16,7 @@ from osum_echat.tasks.sequence import SequenceBuilder
 from osum_echat.tasks.speak import write_reply
 from osum_echat.tasks.think import write_think
 from osum_echat.tasks.understand import checked, note_transcript, where
+from osum_echat.text import tags
 from osum_echat.utterance import Turn, Utterance
 
 
@@ -29,7 +30,7 @@ def prompt(utt: Utterance, builder: SequenceBuilder, *, family: str, schedule: s
         _earlier_question(utt, builder, user, hears, f"turn {2 * number} of 'history'")
         builder.text(template.assistant)
         if thinks:
-            write_think(_as_live(utt, user), builder, learn=False)
+            _earlier_think(utt, builder, user, f"turn {2 * number} of 'history'")
         form = schedule if assistant.speech_token else "text"
         of = f"turn {2 * number + 1} of 'history'"
         write_reply(utt, builder, form, assistant.txt, assistant.speech_token, learn=False, of=of)
@@ -54,7 +55,7 @@ def answer(utt: Utterance, builder: SequenceBuilder, *, schedule: str, hears: bo
         write_think(utt, builder)
     write_reply(utt, builder, schedule, utt.txt, utt.speech_token, learn=True, of="the reply")
     if hears:
-        note_transcript(checked(utt, (utt.question or "").strip()), builder)
+        note_transcript(tags.parse_labels(checked(utt, (utt.question or "").strip()))[0], builder)
 
 
 def _question(utt: Utterance, builder: SequenceBuilder, hears: bool) -> None:
@@ -77,6 +78,13 @@ def _earlier_question(utt: Utterance, builder: SequenceBuilder, turn: Turn, hear
         builder.text(text)
     else:
         raise DataError(f"{where(utt)}: {of} has no 'txt', and the task hears no audio", "missing_question")
+
+
+def _earlier_think(utt: Utterance, builder: SequenceBuilder, turn: Turn, of: str) -> None:
+    try:
+        write_think(_as_live(utt, turn), builder, learn=False)
+    except DataError as error:
+        raise DataError(f"{of}: {error}", error.reason) from error
 
 
 def _as_live(utt: Utterance, turn: Turn) -> Utterance:

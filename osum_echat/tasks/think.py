@@ -27,6 +27,9 @@ def write_think(utt: Utterance, builder: SequenceBuilder, learn: bool = True) ->
 
 def _write_tags(utt: Utterance, builder: SequenceBuilder, learn: bool) -> None:
     words, in_words = tags.parse_labels(checked(utt, utt.question or ""), think.LABELS)
+    stray = tags.stray_tag(words)
+    if stray:
+        raise DataError(f"{where(utt)}: the question holds {stray}, which is no known label", "unknown_label")
     known = {kind: _label(utt, kind, in_words) for kind in think.LABELS}
     missing = [kind for kind in think.LABELS if known[kind] is None]
     if missing and learn and not builder.think.sparse:

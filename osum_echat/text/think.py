@@ -9,7 +9,6 @@ learned (tasks/think.py), when a block is closed by force (generate/schedule.py)
 import re
 from dataclasses import dataclass
 
-from osum_echat.text.tags import KINDS, parse_labels
 from osum_echat.text.tokenizer import IncrementalDetokenizer, Tokenizer
 
 MARKS = BEGIN, END = "<think>", "<think end>"
@@ -46,11 +45,6 @@ def split_think(text: str) -> Thought:
         return Thought(None, text)
     block, end, reply = lead[len(BEGIN) :].partition(END)
     return Thought(unescape(block), reply, bool(end))
-
-
-def parse_think(block: str) -> tuple[str, dict[str, str]]:
-    """The user's words and the labels of a block in the tag form."""
-    return parse_labels(block, KINDS)
 
 
 class EndWatch:

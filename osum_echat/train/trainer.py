@@ -245,7 +245,7 @@ class Trainer:
             tally.merge(Tally.from_state(state))
         row = {"step": position.step, "split": "epoch", "epoch": position.epoch, "steps": steps, "read": tally.num_read}
         fill = position.tokens / (position.batches * self.train.max_tokens)
-        self.writer.row({**row, "drops": tally.drops, "batches": position.batches, "fill": round(fill, 4)})
+        self.writer.row({**row, "drops": tally.drops, "known": tally.known, "batches": position.batches, "fill": round(fill, 4)})
         self.status.log(f"epoch {position.epoch} {state_of_it}: {steps} steps, batches {fill:.1%} full; {tally.table()}")
         return steps
 

@@ -233,3 +233,15 @@ def test_twins_that_agree_cost_nothing_and_none_is_legal():
     assert torch.autograd.grad(loss, same)[0].abs().max() < 1e-6
     loss, count = distillation_kl(hidden, twins[:0], labels, text, speech, bias)
     assert float(loss) == 0.0 and int(count) == 0
+
+
+def test_the_heads_learn_from_the_student_under_autocast_too():
+    """Autocast keeps the casts it makes of weights; one made for the teacher must not stand in for the student's."""
+    (hidden, text, speech, bias), labels, twins = _twins(seed=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = distillation_kl(hidden, twins, labels, text, speech, bias)
+    got = torch.autograd.grad(loss, (hidden, text, speech, bias))
+    exact, _ = distillation_kl(hidden, twins, labels, text, speech, bias)
+    for one, other in zip(got, torch.autograd.grad(exact, (hidden, text, speech, bias)), strict=True):
+        assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+        assert one.norm() / other.norm() == pytest.approx(1.0, abs=0.05)

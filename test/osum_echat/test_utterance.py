@@ -27,7 +27,12 @@ def test_round_trip_keeps_every_field() -> None:
         question="q",
         think="t",
         words=(("hello", 0.1, 0.4),),
-        history=(Turn("user", wav="h.wav"), Turn("assistant", txt="yes", speech_token=(1, 2))),
+        history=(
+            Turn("user", wav="h.wav", txt="oh", gender="female", age_years=7.0, emotion="sad", event="cry", think="tired"),
+            Turn("assistant", txt="yes", speech_token=(1, 2)),
+            Turn("user", age="OLD"),
+            Turn("assistant", txt="no"),
+        ),
         answer_wav="b.wav",
         speech_token=(3, 4),
         extra={"note": [1]},

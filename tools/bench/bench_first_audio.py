@@ -91,7 +91,7 @@ def body() -> int:
     model = load_model(config, checkpoint, args.device, args.dtype)
     voice, hops = load_voice(args, config.model.speech.codebook_size)
     encoder = RequestEncoder(config, TASKS[args.task])
-    plan = encoder.plan(text, speech, args.max_new, args.max_speech)
+    plan = encoder.plan(text, speech, args.max_new, args.max_speech, args.max_think)
     session = DialogueSession(model, encoder, plan, seed=args.seed, synthesizer=voice, hops=hops)
     questions = read_questions(args.list, args.task, args.num, args.seconds)
     found = measure(session, questions)

@@ -30,6 +30,7 @@ exp=exp                 # models and results are put into <exp>/<preset>
 data_type=shard         # what training reads: raw or shard
 seed=777                # of the corpus, the initial weights and the data order
 dtype=                  # float32 or bfloat16; empty: as the YAML says
+ablations=false         # true: stage 6 trains 3a without thinking and without labels learned before, too (half an hour), stage 7 scores it
 overrides=              # further settings of every training: "train.max_steps=100 train.optim.lr=1e-4"
 train_engine=torch_ddp  # engine when several processes train
 nproc=                  # training processes on this machine; empty: one per visible GPU, or two on a CPU
@@ -47,6 +48,7 @@ case $preset in
   *) echo "run.sh: --preset must be default or smoke, got $preset" >&2; exit 2 ;;
 esac
 for item in $overrides; do settings+=("$item"); done
+case $ablations in true | false) ;; *) echo "run.sh: --ablations must be true or false, got $ablations" >&2; exit 2 ;; esac
 case $data_type in raw | shard) ;; *) echo "run.sh: --data_type must be raw or shard, got $data_type" >&2; exit 2 ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash ../../../tools/setup_env.sh
@@ -118,17 +120,13 @@ if stage 4 "understanding"; then
 fi
 
 if stage 5 "generation"; then
-  understand="train_asr_p train_full"
-  dev=speech/dev_tts train_model 2a_tts "$exp/1d_full_label/final.pt" speech/train_tts train_t2t $understand
-  dev=speech/dev_tts train_model 2b_tts_interleaved "$exp/2a_tts/final.pt" speech/train_tts train_t2t $understand
-  dev=speech/dev_s2s train_model 2c_s2s "$exp/2b_tts_interleaved/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
-  dev=speech/dev_s2s train_model 2d_s2s_interleaved "$exp/2c_s2s/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
+  train_generation "$exp/1d_full_label"
 fi
 
 if stage 6 "empathy"; then
-  dialogues="speech/train_empathy speech/train_s2s speech/train_tts train_t2t train_empathy_text train_asr_p train_full"
-  dev=speech/dev_empathy train_model 3a_think "$exp/2d_s2s_interleaved/final.pt" $dialogues
-  dev=speech/dev_empathy train_model 3b_direct "$exp/3a_think/final.pt" $dialogues
+  train_empathy 3a_think "$exp/2d_s2s_interleaved"
+  train_empathy 3b_direct "$exp/3a_think"
+  if $ablations; then train_ablations; fi
 fi
 
 if stage 7 "decode, score, report"; then

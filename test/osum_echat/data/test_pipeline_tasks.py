@@ -201,3 +201,33 @@ def test_no_gradient_comes_from_labels_that_nobody_knows(
     left_out = [int(at) + 1 for at in (~learned_T[answer:-1]).nonzero().squeeze(1) + answer]
     placeholder = tokenizer.encode(UNKNOWN_TAG)
     assert tokenizer.decode(batch.ids_T[left_out].tolist()) == 2 * UNKNOWN_TAG and len(left_out) == 2 * len(placeholder)
+
+
+def test_a_pair_is_bounded_by_its_longer_half_and_by_the_micro_batch(load: Callable[..., Loader], wav: str, encoder: SequenceEncoder) -> None:
+    teaching = SequenceEncoder(encoder.tokenizer_config, "mini", 16, 80, think=ThinkConfig(distill=1.0))
+    rows = [row("s2s_think", wav)]
+    (batch,) = load(rows, encoder=teaching)
+    longer = int(np.diff(batch.cu_seqlens).max())
+    assert longer < len(batch.ids_T) <= 600  # 600: the micro-batch of these tests
+    assert len(list(load(rows, encoder=teaching, filter=FilterConfig(max_sequence=longer)))) == 1
+    with pytest.raises(DataError, match="sequence_too_long"):
+        list(load(rows, encoder=teaching, filter=FilterConfig(max_sequence=longer - 1)))
+    assert batch.ctc_lens_B.tolist().count(0) == 1  # the words of the audio are learned once
+    assert torch.equal(batch.mel_BFM[0], batch.mel_BFM[1])
+
+
+@pytest.mark.parametrize("think", [5, "tired"])
+def test_a_paragraph_of_an_earlier_turn_is_text(load: Callable[..., Loader], wav: str, encoder: SequenceEncoder, think: object) -> None:
+    writing = SequenceEncoder(encoder.tokenizer_config, "mini", 16, 80, think=ThinkConfig(form="language"))
+    history = [{"role": "user", "wav": wav, "txt": "one", "think": think}, {"role": "assistant", "txt": "two"}]
+    assert len(list(load([row("s2t_think", wav, history=history, think="calm")], encoder=writing))) == 1
+    history[0]["think"] = ["tired"]
+    loader = load([row("asr", wav), row("s2t_think", wav, key="b", history=history, think="calm")], encoder=writing, max_drop=1.0)
+    assert len(list(loader)) == 1 and loader.drops == {"bad_json": {"-": 1}}
+
+
+def test_an_earlier_block_that_cannot_be_written_names_its_turn(load: Callable[..., Loader], wav: str) -> None:
+    history = [{"role": "user", "wav": wav, "txt": "one", "emotion": "hapy"}, {"role": "assistant", "txt": "two"}]
+    loader = load([row("asr", wav), row("s2t_think", wav, key="b", history=history)], max_drop=1.0)
+    list(loader)
+    assert "turn 0 of 'history'" in loader.tally.table() and list(loader.drops) == ["unknown_label"]

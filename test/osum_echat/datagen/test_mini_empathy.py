@@ -15,14 +15,15 @@ from osum_echat.datagen.events import EVENTS, NO_EVENT
 from osum_echat.datagen.facts import questions
 from osum_echat.datagen.grammar import SPLITS, all_sentences
 from osum_echat.datagen.mini_corpus import MiniSettings
-from osum_echat.datagen.mini_empathy import LABELS, make_dialogues, make_fitting_replies
+from osum_echat.datagen.mini_empathy import make_dialogues, make_fitting_replies
 from osum_echat.datagen.mini_lists import make_mini_corpus
 from osum_echat.datagen.prosody import EMOTIONS
 from osum_echat.datagen.speakers import AGES, GENDERS
 from osum_echat.errors import DataError
 from osum_echat.evaluate.judge import judge_by_rules
-from osum_echat.evaluate.judge_items import read_items, without_tags
+from osum_echat.evaluate.judge_items import read_items, reply_in
 from osum_echat.text.tags import parse_labels
+from osum_echat.text.think import LABELS
 from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
@@ -118,7 +119,7 @@ def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
             assert told == {name: dialogue.labels[name] for name in dialogue.told}
             assert (
                 row.txt is not None
-                and without_tags(row.txt) == dialogue.reply.text
+                and reply_in(row.txt) == dialogue.reply.text
                 and row.txt.startswith(f"<{dialogue.reply.emotion.upper()}>")
             )
             assert row.think is not None and row.question is not None and row.question in row.think

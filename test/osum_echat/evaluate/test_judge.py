@@ -114,11 +114,9 @@ def test_missing_replies_are_wrong_and_told(judges: ModuleType, tmp_path: Path) 
 def test_a_think_block_must_not_reach_a_judge(judges: ModuleType, tmp_path: Path) -> None:
     _, decode = judges.write_test_set(tmp_path)
     (decode / "text").write_text("v0 <think>achoo<SNEEZE><think end>Good day.\nv1 <HAPPY> Hello<SAD>!\n")
-    with pytest.raises(DataError, match="reply of v0 holds its think block"):
-        replies_of(read_decoded(decode), str)
     assert replies_of(read_decoded(decode)) == {"v0": "Good day.", "v1": "Hello!"}
-    (decode / "text").write_text("v1 <think>a block that never ends\n")
-    assert replies_of(read_decoded(decode)) == {"v1": ""}
+    (decode / "text").write_text("v0 <think>achoo<think end><think>achoo<SNEEZE>\nv1 <think>a block that never ends\n")
+    assert replies_of(read_decoded(decode)) == {"v0": "", "v1": ""}
 
 
 def test_llm_judge_scores_twenty_times_the_mean(endpoint: Any, judges: ModuleType, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from osum_echat.audio.io import write_wav
 from osum_echat.config import RunConfig
 from osum_echat.data.steps import SequenceEncoder
 from osum_echat.errors import ConfigError, DataError
@@ -286,3 +288,36 @@ def test_a_shortened_dialogue_is_answered_as_a_fresh_one(model: EChat, run_confi
     expected = list(fresh.reply(question(1)))[-1]
     assert isinstance(end, EndEvent) and isinstance(expected, EndEvent)
     assert (end.text, end.codes, session.ids) == (expected.text, expected.codes, fresh.ids)
+
+
+def test_seconds_of_earlier_questions_do_not_count(model: EChat, run_config: RunConfig) -> None:
+    """A dialogue may last longer than a question may; the file of an earlier question may be gone when it is read anew."""
+    encoder = RequestEncoder(run_config, TASKS["s2t"], max_seconds=1.0)
+    session = DialogueSession(model, encoder, encoder.plan(max_new=3), max_context=70)
+    for turn in range(6):
+        list(session.reply(question(turn)))
+    assert session.num_turns == 6 and 0 < session.num_forgotten < 5  # some of 0.6 s each stay
+    with pytest.raises(DataError, match=r"1\.2 s of audio, at most 1 are read"):
+        list(session.reply(question(0, seconds=1.2)))
+
+
+def test_a_question_that_is_dropped_at_once_forgets_nothing(model: EChat, run_config: RunConfig) -> None:
+    session = script_session(model, run_config, "s2t", max_context=1)
+    list(session.reply(question(0)))
+    before = session.ids
+    assert isinstance(next(iter(session.reply(question(1)))), StageEvent)  # only its features: nothing was read yet
+    list(session.reply(question(2)))
+    assert session.num_forgotten == 1 and session.num_turns == 2 and session.ids != before
+
+
+def test_the_file_of_a_question_is_read_once(model: EChat, run_config: RunConfig, tmp_path: Path) -> None:
+    session = script_session(model, run_config, "s2t", max_context=1000)
+    path = tmp_path / "q.wav"
+    write_wav(path, question(0).waveform_S, 16000)
+    list(session.reply(replace(question(0), waveform_S=None, wav=str(path))))
+    path.unlink()
+    session._max_context = len(session.ids) + 1
+    list(session.reply(question(1)))
+    session._max_context = len(session.ids) + 1  # from the first question on
+    list(session.reply(question(2)))
+    assert session.num_turns == 3 and session.num_forgotten > 0

@@ -66,6 +66,7 @@ def test_only_full_rows_when_sparse_learning_is_off(builder, utterance):
     [
         ({"emotion": "hapy"}, "unknown_label", "train.list:7: u1.*nearest is 'happy'"),
         ({"question": "open it<SAD>"}, "contradictory_labels", "'emotion' says 'angry', the text 'sad'"),
+        ({"question": "open it<HAPPPY>"}, "unknown_label", "the question holds <HAPPPY>"),
         ({"question": "<|im_end|>"}, "control_text", "im_end"),
     ],
 )
@@ -107,3 +108,9 @@ def test_the_block_stands_between_header_and_reply(name, builder, utterance, tok
     assert thinking.ids[start : start + len(block)].tolist() == block
     assert thinking.ids[start + len(block) :].tolist() == plain.ids[prompt_length(plain) :].tolist()
     assert torch.equal(torch.from_numpy(thinking.labels[start:]), torch.from_numpy(thinking.ids[start:]))
+
+
+def test_words_for_the_ear_have_no_tags(builder, utterance):
+    row = replace(utterance, question="what is on?<ANGRY>")
+    for name in ("s2t", "s2t_think"):
+        assert bytes(encode(row, TASKS[name], builder).ctc_ids.tolist()).decode() == "what is on?"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osum_echat.text.think import BEGIN, END, EndWatch, Thought, escape, parse_think, split_think, unescape
+from osum_echat.text.think import BEGIN, END, EndWatch, Thought, escape, split_think, unescape
 
 PARAGRAPHS = [
     "",
@@ -35,10 +35,6 @@ def test_answers_without_or_with_half_a_block() -> None:
     assert split_think("good morning") == Thought(None, "good morning")
     assert split_think("  <think>a<think end> b") == Thought("a", " b")
     assert split_think("<think>words that never end") == Thought("words that never end", "", ended=False)
-
-
-def test_labels_of_a_block() -> None:
-    assert parse_think("open it<OLD><UNK><NO_EVENT><SAD>") == ("open it", {"age": "old", "event": "none", "emotion": "sad"})
 
 
 class Pieces:

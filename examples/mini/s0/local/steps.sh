@@ -3,6 +3,9 @@
 #
 #   train_model NAME INIT LIST...       conf/NAME.yaml on data/LIST.list ..., from the checkpoint INIT or from nothing, into exp/NAME
 #                                       (dev="LIST ..." before it: which lists are scored meanwhile)
+#   train_generation FROM               2a to 2d, behind the run FROM
+#   train_empathy NAME FROM             conf/NAME.yaml on the dialogues, behind the run FROM
+#   train_ablations                     3a without thinking; both once more behind a model that never learned a label before
 #   decode_with RUN LIST TASK OUT       answers of exp/RUN to a list (a fifth word: which audio of a row is heard)
 #   speak_and_listen LIST DIR           speech tokens to DIR/speech, what the model of 1d hears there to DIR/heard
 #   score_speech PREFIX LIST DIR ...    scores of that; more words are options of `osum-echat score speech`
@@ -10,6 +13,7 @@
 #   score_understanding RUN PREFIX, score_generation, score_empathy     all that is measured of stages 4, 5 and 6
 
 sharded="train_asr train_asr_p dev" # lists that stage 3 writes as shards; the others are read as they are
+labelled="train_asr_p train_full train_questions" # with $only_asr their rows are transcribed, and no label is learned
 list_settings() { # data.train or data.dev, then names of lists
   local where=$1 number=0 name; shift
   for name in "$@"; do
@@ -18,6 +22,7 @@ list_settings() { # data.train or data.dev, then names of lists
     else
       settings_of_lists+=("$where.$number.kind=raw" "$where.$number.list=$data/$name.list")
     fi
+    if ${only_asr:-false} && [[ " $labelled " = *" $name "* ]]; then settings_of_lists+=("$where.$number.task=asr"); fi
     number=$((number + 1))
   done
 }
@@ -38,6 +43,33 @@ train_model() { # name of the YAML, checkpoint to start from (or nothing), then 
     launch osum_echat.bin.train --config "conf/$conf.yaml" --dir "$dir" "${args[@]}"
     mark_done "$dir" "${made_from[@]}"
   fi
+}
+
+train_generation() { # run to start from
+  local understand="train_asr_p train_full"
+  # shellcheck disable=SC2086 # words
+  {
+    dev=speech/dev_tts train_model 2a_tts "$1/final.pt" speech/train_tts train_t2t $understand
+    dev=speech/dev_tts train_model 2b_tts_interleaved "$exp/2a_tts/final.pt" speech/train_tts train_t2t $understand
+    dev=speech/dev_s2s train_model 2c_s2s "$exp/2b_tts_interleaved/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
+    dev=speech/dev_s2s train_model 2d_s2s_interleaved "$exp/2c_s2s/final.pt" speech/train_s2s speech/train_tts train_t2t $understand
+  }
+}
+
+train_empathy() { # name of the YAML, run to start from
+  local dev=speech/dev_empathy
+  if [ "$1" = 3b_direct ]; then dev="$dev $dev"; fi # with notes, and without
+  train_model "$1" "$2/final.pt" speech/train_{empathy,s2s,tts} train_{t2t,empathy_text,asr_p,full}
+}
+
+train_ablations() { # in <exp>/asr_only stage 4 is transcription alone (1b, no 1c and 1d), and so are its rows later on
+  train_empathy 3a_no_think "$exp/2d_s2s_interleaved"
+  local full=$exp only_asr=true
+  local exp=$full/asr_only
+  train_model 1b_asr_p "$full/1a_align/final.pt" train_asr_p train_questions train_assistant
+  train_generation "$exp/1b_asr_p"
+  train_empathy 3a_think "$exp/2d_s2s_interleaved"
+  train_empathy 3a_no_think "$exp/2d_s2s_interleaved"
 }
 
 decode_with() { # run directory, list, task, where to
@@ -63,7 +95,8 @@ score_speech() { # prefix of the scores, list, folder of speak_and_listen, more 
     --results "$exp/results.json" "$@"
 }
 
-answer_fittingly() { # name of the run, task, ending of the scores (none: the full model)
+answer_fittingly() { # name of the run, task, ending of the scores (none: the full model); nothing when it is not trained
+  if [ ! -e "$exp/$1/final.pt" ]; then return; fi
   local decoded=$exp/$1/echat_$2
   decode_with "$exp/$1" "$data/test_empathy.list" "$2" "$decoded"
   python -m osum_echat.bin.main score echat --ref "$data/test_empathy.list" --hyp "$decoded" --judge rule --results "$exp/results.json" \
@@ -95,5 +128,8 @@ score_empathy() { # what is noted, and how well replies fit, with notes and (3b)
   answer_fittingly 3a_think s2s_think
   python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$exp/3a_think/echat_s2s_think" --labels gender,age,emotion,event \
     --prefix think --results "$exp/results.json" --train_list "$data/train_empathy.list"
-  if [ -e "$exp/3b_direct/final.pt" ]; then answer_fittingly 3b_direct s2s direct; fi
+  answer_fittingly 3b_direct s2s direct
+  answer_fittingly 3a_no_think s2s no_think
+  answer_fittingly asr_only/3a_think s2s_think no_understanding
+  answer_fittingly asr_only/3a_no_think s2s neither
 }
