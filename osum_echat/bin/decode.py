@@ -1,8 +1,8 @@
 """osum-echat decode: answers of a trained model to every utterance of a list.
 
-Writes text (the answer as written), transcript (its words), labels.jsonl, decode.json and, of a conversation, reply (without think block and
-tags) into --out; for tasks that speak also hyp.list,
-which osum-echat synthesize turns into sound. Started again after an interruption it goes on where it was.
+Writes text (the answer as written), transcript (its words), labels.jsonl and decode.json into --out; of a conversation also reply (without
+think block and tags), of tasks that speak hyp.list, which osum-echat synthesize turns into sound. Started again after an interruption it
+goes on where it was.
 """
 
 from __future__ import annotations

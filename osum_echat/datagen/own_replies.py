@@ -29,8 +29,8 @@ class OwnReplies:
 def own_replies(rows: Sequence[Utterance], decoded: Path) -> OwnReplies:
     """The rows of a list with the replies of its decode, under the task without a think block.
 
-    Left out: rows that were not decoded, whose answer was cut off, or that have no words or no codes. Raises DataError for a decode of a task
-    that does not think.
+    Left out: rows that were not decoded, whose answer was cut off, or that have no words or no codes. Raises DataError for a decode of a
+    task that does not think.
     """
     decode = read_decoded(decoded)
     name = str(decode.info.get("task"))

@@ -116,8 +116,10 @@ class RequestEncoder:
         return replace(decode(replace(utterance, task=self.task.name)), wav=None)
 
     def dialogue(self, exchanges: SequenceOf[Exchange], question: Utterance, max_context: int) -> tuple[Request, int]:
-        """A dialogue from its beginning, the answers with exactly the ids that were said: the latest exchanges (``heard``) that fit, but never
-        all of them. Returns the request and how many they are."""
+        """A dialogue from its beginning, the answers with exactly the ids that were said.
+
+        Of the exchanges (``heard``) the latest that fit, but never all of them; returns the request and how many they are.
+        """
         num_kept = len(exchanges)
         while True:
             num_kept -= 1

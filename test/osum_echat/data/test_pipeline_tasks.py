@@ -203,7 +203,9 @@ def test_no_gradient_comes_from_labels_that_nobody_knows(
     assert tokenizer.decode(batch.ids_T[left_out].tolist()) == 2 * UNKNOWN_TAG and len(left_out) == 2 * len(placeholder)
 
 
-def test_a_pair_is_bounded_by_its_longer_half_and_by_the_micro_batch(load: Callable[..., Loader], wav: str, encoder: SequenceEncoder) -> None:
+def test_a_pair_is_bounded_by_its_longer_half_and_by_the_micro_batch(
+    load: Callable[..., Loader], wav: str, encoder: SequenceEncoder
+) -> None:
     teaching = SequenceEncoder(encoder.tokenizer_config, "mini", 16, 80, think=ThinkConfig(distill=1.0))
     rows = [row("s2s_think", wav)]
     (batch,) = load(rows, encoder=teaching)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from osum_echat.bin import own_replies as command
-from osum_echat.errors import DataError
 from osum_echat.datagen.own_replies import own_replies
+from osum_echat.errors import DataError
 from osum_echat.utterance import Utterance
 
 ANSWERS = {
