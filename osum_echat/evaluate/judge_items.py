@@ -15,7 +15,7 @@ from osum_echat.text.think import BEGIN, split_think
 from osum_echat.utterance import Utterance
 
 TASKS = ("emotion", "age", "gender", "event", "multi")
-VARIANTS = ("direct", "no_think", "no_understanding", "neither")
+VARIANTS = ("direct", "language", "no_think", "no_understanding", "neither")
 LABELS = ("age", "gender", "emotion", "event")
 _KEYS = ("task", "expect", "forbid")
 

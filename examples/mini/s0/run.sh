@@ -30,7 +30,7 @@ exp=exp                 # models and results are put into <exp>/<preset>
 data_type=shard         # what training reads: raw or shard
 seed=777                # of the corpus, the initial weights and the data order
 dtype=                  # float32 or bfloat16; empty: as the YAML says
-ablations=false         # true: stage 6 trains 3a without thinking and without labels learned before, too (half an hour), stage 7 scores it
+ablations=false         # true: stage 6 also trains 3a with paragraphs, without thinking, without labels learned before (40 min); stage 7 scores
 overrides=              # further settings of every training: "train.max_steps=100 train.optim.lr=1e-4"
 train_engine=torch_ddp  # engine when several processes train
 nproc=                  # training processes on this machine; empty: one per visible GPU, or two on a CPU

@@ -5,7 +5,7 @@
 #                                       (dev="LIST ..." before it: which lists are scored meanwhile)
 #   train_generation FROM               2a to 2d, behind the run FROM
 #   train_empathy NAME FROM             conf/NAME.yaml on the dialogues, behind the run FROM
-#   train_ablations                     3a without thinking; both once more behind a model that never learned a label before
+#   train_ablations                     3a with paragraphs, 3a without thinking; 3a with and without once more behind a model that never learned a label before
 #   decode_with RUN LIST TASK OUT       answers of exp/RUN to a list (a fifth word: which audio of a row is heard)
 #   speak_and_listen LIST DIR           speech tokens to DIR/speech, what the model of 1d hears there to DIR/heard
 #   score_speech PREFIX LIST DIR ...    scores of that; more words are options of `osum-echat score speech`
@@ -63,6 +63,7 @@ train_empathy() { # name of the YAML, run to start from
 }
 
 train_ablations() { # in <exp>/asr_only stage 4 is transcription alone (1b, no 1c and 1d), and so are its rows later on
+  train_empathy 3a_language "$exp/2d_s2s_interleaved"
   train_empathy 3a_no_think "$exp/2d_s2s_interleaved"
   local full=$exp only_asr=true
   local exp=$full/asr_only
@@ -129,6 +130,7 @@ score_empathy() { # what is noted, and how well replies fit, with notes and (3b)
   python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$exp/3a_think/echat_s2s_think" --labels gender,age,emotion,event \
     --prefix think --results "$exp/results.json" --train_list "$data/train_empathy.list"
   answer_fittingly 3b_direct s2s direct
+  answer_fittingly 3a_language s2s_think language
   answer_fittingly 3a_no_think s2s no_think
   answer_fittingly asr_only/3a_think s2s_think no_understanding
   answer_fittingly asr_only/3a_no_think s2s neither
