@@ -19,7 +19,7 @@ from osum_echat.datagen.prosody import EMOTIONS, RATE, perform, tilt
 from osum_echat.datagen.rendering import Sound
 from osum_echat.datagen.speakers import AGES, GENDERS, Speaker, make_speakers
 
-VERSION = 11  # raise when the corpus changes: old output folders are then refused instead of mixed
+VERSION = 12  # raise when the corpus changes: old output folders are then refused instead of mixed
 _EVENT_SHARE = 0.5
 
 

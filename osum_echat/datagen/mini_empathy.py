@@ -1,12 +1,12 @@
 """Plans the empathetic dialogues of the mini corpus: what is said by whom and how, and the assistant's reply in a voice that suits it.
 
 As in EChat-200K most rows of training tell one label, the one their task is about; those of `multi` and one in seven of the others tell
-all. Dev and test tell all. Users speak as everywhere (``mini_corpus.py``); sound events occur where they count. Replies are rendered once
+all. Dev and test tell all, and have one turn. Users speak as everywhere (``mini_corpus.py``); sound events occur where they count. Replies are rendered once
 each.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,17 +21,19 @@ from osum_echat.text.think import LABELS
 
 _SHARES = {"emotion": 0.25, "age": 0.15, "gender": 0.15, "event": 0.2, "multi": 0.25}
 _FULL_EVERY = 7  # row of a single-label task that tells all labels
+_SECOND_TURN_EVERY = 6
 _EMPATHY = 4  # stream of random numbers; mini_corpus.py and mini_speech.py use 0 to 3
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What a user says, and the reply; `told` are the labels that the row of a list tells."""
+    """What a user says, and the reply; `told` are the labels that the row of a list tells, `before` is what the same user had said earlier."""
 
     plan: UserPlan
     remark: Remark
     reply: Reply
     told: tuple[str, ...]
+    before: "Dialogue | None" = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -59,7 +61,18 @@ def make_dialogues(settings: MiniSettings, split: str) -> list[Dialogue]:
             is_full = split != "train" or task == "multi" or place % _FULL_EVERY == 0
             told = LABELS if is_full else labels_that_count(task)
             dialogues.append(Dialogue(plan, said[place], reply_to(said[place], _labels(plan)), told))
-    return dialogues
+    return _with_histories(dialogues) if split == "train" else dialogues
+
+
+def _with_histories(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """One in six is the second turn behind another dialogue of the same speaker."""
+    last: dict[str, Dialogue] = {}
+    found = []
+    for number, dialogue in enumerate(dialogues):
+        speaker = dialogue.plan.speaker.name
+        found.append(replace(dialogue, before=last.get(speaker)) if number % _SECOND_TURN_EVERY == 0 else dialogue)
+        last[speaker] = dialogue
+    return found
 
 
 def draw_labels(seed: int, times: int) -> list[tuple[Remark, dict[str, str]]]:

@@ -18,7 +18,7 @@ from osum_echat.datagen.mini_speech import AssistantPlan
 from osum_echat.datagen.rendering import Plan, Rendered
 from osum_echat.text.tags import render_labels
 from osum_echat.text.think import LABELS
-from osum_echat.utterance import Utterance
+from osum_echat.utterance import Turn, Utterance
 
 _DRAWS_PER_REMARK = 12
 _SOUNDS = {"laugh": "a laugh", "cough": "a cough", "sigh": "a sigh", "cry": "a cry", "sneeze": "a sneeze", "none": "nothing else"}
@@ -48,7 +48,7 @@ def write_empathy(out: Path, empathy: EmpathyPlans, rendered: Sequence[Rendered]
     sounds = dict(zip(empathy.plans, rendered, strict=True))
     card = {}
     for split, dialogues in empathy.dialogues.items():
-        rows = [_row(dialogue, sounds[dialogue.plan], sounds[empathy.replies[dialogue.reply]]) for dialogue in dialogues]
+        rows = [_row(dialogue, sounds, empathy.replies) for dialogue in dialogues]
         write_list(out / f"{split}_empathy.list", rows)
         card[f"{split}_empathy"] = _summary(dialogues, rows)
     write_list(out / "train_empathy_text.list", _text_rows(seed))
@@ -64,18 +64,20 @@ def _text_rows(seed: int) -> Iterator[Utterance]:
         yield Utterance(key=f"remark-{number:05d}", task="t2t", question=question, txt=txt, lang="en")
 
 
-def _row(dialogue: Dialogue, sound: Rendered, reply: Rendered) -> Utterance:
-    plan, told = dialogue.plan, {name: dialogue.labels[name] for name in dialogue.told}
+def _row(dialogue: Dialogue, sounds: Mapping[Plan, Rendered], replies: Mapping[Reply, AssistantPlan]) -> Utterance:
+    plan, told = dialogue.plan, _told(dialogue)
+    sound, reply = sounds[plan], sounds[replies[dialogue.reply]]
     return Utterance(
         key=plan.key,
         task="s2s_think",
         wav=sound.wav,
         question=plan.sentence.text,
-        txt=render_labels({"emotion": dialogue.reply.emotion}) + dialogue.reply.text,
+        txt=_written(dialogue),
         lang="en",
         speaker=plan.speaker.name,
         think=_paragraph(plan.sentence.text, told),
         answer_wav=reply.wav,
+        history=() if dialogue.before is None else _turns(dialogue.before, sounds, replies),
         extra={
             "echat": {"task": dialogue.remark.task, "expect": [list(group) for group in dialogue.reply.expect]},
             "seconds": sound.seconds,
@@ -86,6 +88,29 @@ def _row(dialogue: Dialogue, sound: Rendered, reply: Rendered) -> Utterance:
         event=told.get("event"),
         emotion=told.get("emotion"),
     )
+
+
+def _turns(dialogue: Dialogue, sounds: Mapping[Plan, Rendered], replies: Mapping[Reply, AssistantPlan]) -> tuple[Turn, Turn]:
+    told, words = _told(dialogue), dialogue.plan.sentence.text
+    user = Turn(
+        role="user",
+        txt=words,
+        wav=sounds[dialogue.plan].wav,
+        age=told.get("age"),
+        gender=told.get("gender"),
+        event=told.get("event"),
+        emotion=told.get("emotion"),
+        think=_paragraph(words, told),
+    )
+    return user, Turn("assistant", _written(dialogue), sounds[replies[dialogue.reply]].wav)
+
+
+def _told(dialogue: Dialogue) -> dict[str, str]:
+    return {name: dialogue.labels[name] for name in dialogue.told}
+
+
+def _written(dialogue: Dialogue) -> str:
+    return render_labels({"emotion": dialogue.reply.emotion}) + dialogue.reply.text
 
 
 def _paragraph(words: str, told: Mapping[str, str]) -> str:

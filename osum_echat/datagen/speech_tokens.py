@@ -5,7 +5,7 @@ not at all, and the parts are joined in order at the end: a killed run goes on b
 uninterrupted one. A part depends on nothing but its chunk: each process computes with one thread and forms batches within the chunk.
 Rows whose audio is missing or broken are drops, counted by reason; parts that hold drops are made anew by the next start.
 Audio inside tars does not fit into a raw list: join the result with the tars by tools/make_combine_list.py.
-Tokens of ``history`` turns are left out.
+Where the audio is that of answers, earlier replies of ``history`` that have a recording get their tokens too.
 """
 
 import json
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ from osum_echat.processes import clean_context, heed_sigterm
 from osum_echat.token2wav.quantizer import CodebookUsage
 from osum_echat.token2wav.speech_tokenizer import SpeechTokenizer
 from osum_echat.train.assemble import load_speech_tokenizer
-from osum_echat.utterance import AUDIO_FIELDS, Utterance
+from osum_echat.utterance import AUDIO_FIELDS, Turn, Utterance
 
 Item = tuple[Utterance, Tensor]  # a row and the log-mel (F, M) of its audio
 
@@ -67,7 +68,7 @@ class ExtractSettings:
         """Equal for two runs with the same result: settings, and the files by size and time."""
         paths = [path for path in (self.config, self.checkpoint, self.onnx, self.list) if path]
         stamps = {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths}
-        return {"format": 1, **asdict(self), "files": stamps}
+        return {"format": 2, **asdict(self), "files": stamps}
 
 
 class Progress(NamedTuple):
@@ -129,7 +130,7 @@ class Extractor:
                 tally.add(row)
                 continue
             try:
-                item = replace(row, audio=None), self._log_mel(row)
+                item = self._with_history(replace(row, audio=None)), self._log_mel(row)
             except DataError as error:
                 tally.add(Drop.because(error, row, row.task))
                 continue
@@ -140,11 +141,26 @@ class Extractor:
         source = row.audio if row.audio is not None else row.wav
         if source is None:
             raise DataError(f"no {self.settings.audio} to take speech tokens from", "missing_audio")
-        samples_S = read_audio(source, row.start, row.end)
+        return self._log_mel_of(read_audio(source, row.start, row.end))
+
+    def _log_mel_of(self, samples_S: np.ndarray) -> Tensor:
         seconds = len(samples_S) / SAMPLE_RATE
         if seconds > self.max_seconds:
             raise DataError(f"{seconds:.1f} s of audio, at most {self.max_seconds:g} s are taken at once", "too_long")
         return self.model.log_mel(torch.from_numpy(samples_S))
+
+    def _with_history(self, row: Utterance) -> Utterance:
+        """The row with tokens of its earlier replies, as far as these are recorded and have none yet."""
+        if self.settings.audio != "answer_wav":
+            return row
+        return replace(row, history=tuple(self._with_tokens(turn) for turn in row.history))
+
+    def _with_tokens(self, turn: Turn) -> Turn:
+        source = turn.audio if turn.audio is not None else turn.wav
+        if turn.role != "assistant" or turn.speech_token or source is None:
+            return turn
+        (codes_N,) = self.model.encode([self._log_mel_of(read_audio(source))])
+        return replace(turn, speech_token=tuple(codes_N.tolist()))
 
     def _encode(self, window: list[Item]) -> list[Utterance]:
         """Rows of a window with their tokens, in order; utterances of similar length share a batch."""

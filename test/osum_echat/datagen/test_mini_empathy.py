@@ -138,3 +138,13 @@ def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
     specs = [ListSpec(split, SourceConfig(kind="raw", list=f"{tmp_path}/c/{name}.list")) for split, name in zip(SPLITS, names, strict=True)]
     diagnosis = check_lists(specs)
     assert (diagnosis.verdict, {finding.kind for finding in diagnosis.findings}) == ("ok", {"no_speech_token"})
+
+
+def test_one_training_row_in_six_is_a_second_turn_of_its_speaker() -> None:
+    dialogues = make_dialogues(SETTINGS, "train")
+    second = [dialogue for dialogue in dialogues if dialogue.before is not None]
+    assert len(dialogues) / 8 < len(second) <= len(dialogues) / 6 + 1
+    for dialogue in second:
+        assert dialogue.before is not None and dialogue.before.plan.speaker == dialogue.plan.speaker
+        assert dialogues.index(dialogue.before) < dialogues.index(dialogue) and dialogue.before.plan.key != dialogue.plan.key
+    assert all(dialogue.before is None for split in ("dev", "test") for dialogue in make_dialogues(SETTINGS, split))

@@ -265,3 +265,21 @@ def test_the_doctor_names_the_line_of_a_code_outside_the_codebook(tokenizer, tmp
     assert first["origin"].endswith("bad.list:8") and "speech_token[2] is 64, outside the codebook of 64" in first["detail"]
     assert second["origin"].endswith("bad.list:10") and "history.0.speech_token[1] is -1" in second["detail"]
     assert len(problems(tmp_path / "bad.list", 0)) == 1
+
+
+def test_earlier_replies_get_their_tokens_where_answers_do(tokenizer, tmp_path):
+    data = write_rows(tmp_path / "d", 4)
+    rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    user, said = {"role": "user", "wav": rows[1]["wav"]}, {"role": "assistant", "txt": "x", "wav": rows[2]["wav"]}
+    known = {"role": "assistant", "txt": "x", "wav": rows[2]["wav"], "speech_token": [7]}
+    rows[0].update(answer_wav=rows[3]["wav"], history=[user, said, user, known, user, {"role": "assistant", "txt": "written"}])
+    rows[1].update(answer_wav=rows[3]["wav"], history=[user, {**said, "wav": "/nowhere.wav"}])
+    (tmp_path / "h.list").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    extract(ExtractSettings(*tokenizer, data), tmp_path / "whole.list", 1, 0.0)
+    whole = list(codes_of(tmp_path / "whole.list").values())
+    report = extract(ExtractSettings(*tokenizer, str(tmp_path / "h.list"), audio="answer_wav"), tmp_path / "out.list", 1, 0.6)
+    (row,) = read_raw_list(tmp_path / "out.list")
+    assert row.speech_token == whole[3] and [turn.speech_token for turn in row.history] == [None, whole[2], None, (7,), None, None]
+    assert list(report["drops"]) == ["missing_audio"]
+    extract(ExtractSettings(*tokenizer, str(tmp_path / "h.list")), tmp_path / "heard.list", 1, 0.0)  # tokens of what is heard
+    assert [turn.speech_token for row in read_raw_list(tmp_path / "heard.list") for turn in row.history][:2] == [None, None]
