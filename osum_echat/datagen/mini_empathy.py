@@ -1,8 +1,8 @@
 """Plans the empathetic dialogues of the mini corpus: what is said by whom and how, and the assistant's reply in a voice that suits it.
 
 As in EChat-200K most rows of training tell one label, the one their task is about; those of `multi` and one in seven of the others tell
-all. Dev and test tell all, and have one turn. Users speak as everywhere (``mini_corpus.py``); sound events occur where they count. Replies are rendered once
-each.
+all. Dev and test tell all, and have one turn. Users speak as everywhere (``mini_corpus.py``); sound events occur where they count. Replies
+are rendered once each.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _EMPATHY = 4  # stream of random numbers; mini_corpus.py and mini_speech.py use 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What a user says, and the reply; `told` are the labels that the row of a list tells, `before` is what the same user had said earlier."""
+    """What a user says, and the reply; `told` are the labels that the row of a list tells, `before` what the same user had said earlier."""
 
     plan: UserPlan
     remark: Remark

@@ -142,9 +142,10 @@ def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
 
 def test_one_training_row_in_six_is_a_second_turn_of_its_speaker() -> None:
     dialogues = make_dialogues(SETTINGS, "train")
+    place = {dialogue.plan.key: at for at, dialogue in enumerate(dialogues)}
     second = [dialogue for dialogue in dialogues if dialogue.before is not None]
     assert len(dialogues) / 8 < len(second) <= len(dialogues) / 6 + 1
     for dialogue in second:
         assert dialogue.before is not None and dialogue.before.plan.speaker == dialogue.plan.speaker
-        assert dialogues.index(dialogue.before) < dialogues.index(dialogue) and dialogue.before.plan.key != dialogue.plan.key
+        assert place[dialogue.before.plan.key] < place[dialogue.plan.key]
     assert all(dialogue.before is None for split in ("dev", "test") for dialogue in make_dialogues(SETTINGS, split))
