@@ -7,6 +7,7 @@ are rendered once each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -47,8 +48,9 @@ def make_dialogues(settings: MiniSettings, split: str) -> list[Dialogue]:
     rng = np.random.default_rng([settings.seed, number_of_split, _EMPATHY, 0])
     cells = speaker_cells(corpus_speakers(settings, split))
     dialogues: list[Dialogue] = []
-    for task in TASKS:
-        count = round(settings.count(f"{split}_empathy") * _SHARES[task])
+    ends = [round(settings.count(f"{split}_empathy") * share) for share in accumulate(_SHARES[task] for task in TASKS)]
+    for task, end in zip(TASKS, ends, strict=True):
+        count = end - len(dialogues)
         said, cell_deck = deck(remarks(task, split), count, rng), deck(range(len(cells)), count, rng)
         emotions, events = deck(tuple(EMOTIONS), count, rng), deck(_events(task), count, rng)
         for place in range(count):
