@@ -10,8 +10,8 @@ from typing import Any
 
 from osum_echat.errors import DataError
 from osum_echat.evaluate.decoded import Decoded
-from osum_echat.text.tags import age_from_years, canonical, is_missing, parse_labels
-from osum_echat.text.think import BEGIN, split_think
+from osum_echat.text.tags import age_from_years, canonical, is_missing
+from osum_echat.text.think import words_said
 from osum_echat.utterance import Utterance
 
 TASKS = ("emotion", "age", "gender", "event", "multi")
@@ -90,15 +90,6 @@ def _words(value: Any, where: str, may_be_empty: bool = False) -> tuple[str, ...
     return tuple(value)
 
 
-def reply_in(raw: str) -> str:
-    """The words of a reply: neither its think block nor a leading emotion tag is something that is said.
-
-    A second block in the place of a reply is none: it names the labels, so a judge would rate what was heard and not what was said.
-    """
-    reply = split_think(raw).reply.strip()
-    return "" if reply.startswith(BEGIN) else parse_labels(reply)[0].strip()
-
-
 def replies_of(decoded: Decoded) -> dict[str, str]:
     """Reply by key out of a decode directory; "" where there is none."""
-    return {key: reply_in(text) for key, text in decoded.raw.items()}
+    return {key: words_said(text) for key, text in decoded.raw.items()}

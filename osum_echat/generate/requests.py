@@ -23,7 +23,7 @@ from osum_echat.tasks.sequence import Sequence, SequenceBuilder
 from osum_echat.tasks.task import Task, encode_prompt
 from osum_echat.text.prompts import load_prompts
 from osum_echat.text.tags import KINDS, UNKNOWN_TAG, join_words, parse_labels, parse_words, split_reply
-from osum_echat.text.think import split_think
+from osum_echat.text.think import split_think, words_said
 from osum_echat.text.tokenizer import load_tokenizer
 from osum_echat.text.vocab import JointVocab
 from osum_echat.utterance import Utterance
@@ -182,9 +182,9 @@ def read_answer(raw: str, task: Task) -> Answer:
     Of an answer with a think block, transcript and labels are those of the block: what was heard.
     """
     if task.follow_up is not None:
-        thought = split_think(raw)
-        transcript, labels = parse_labels(_one_line(thought.think or ""), task.labels)
-        return Answer(_one_line(raw), transcript, labels, thought.think, parse_labels(_one_line(thought.reply))[0])
+        think = split_think(raw).think
+        transcript, labels = parse_labels(_one_line(think or ""), task.labels)
+        return Answer(_one_line(raw), transcript, labels, think, _one_line(words_said(raw)))
     raw = _one_line(raw)
     text, labels = parse_labels(split_reply(raw)[0], task.labels or KINDS)
     words = parse_words(text)

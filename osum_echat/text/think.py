@@ -9,6 +9,7 @@ learned (tasks/think.py), when a block is closed by force (generate/schedule.py)
 import re
 from dataclasses import dataclass
 
+from osum_echat.text.tags import parse_labels
 from osum_echat.text.tokenizer import IncrementalDetokenizer, Tokenizer
 
 MARKS = BEGIN, END = "<think>", "<think end>"
@@ -31,11 +32,10 @@ def unescape(written: str) -> str:
 
 @dataclass(frozen=True)
 class Thought:
-    """An answer in its two parts. `think` is what stands in the block, None without one; `ended` is False for a block without end."""
+    """An answer in its two parts. `think` is what stands in the block, None without one."""
 
     think: str | None
     reply: str
-    ended: bool = True
 
 
 def split_think(text: str) -> Thought:
@@ -43,8 +43,17 @@ def split_think(text: str) -> Thought:
     lead = text.lstrip()
     if not lead.startswith(BEGIN):
         return Thought(None, text)
-    block, end, reply = lead[len(BEGIN) :].partition(END)
-    return Thought(unescape(block), reply, bool(end))
+    block, _, reply = lead[len(BEGIN) :].partition(END)
+    return Thought(unescape(block), reply)
+
+
+def words_said(answer: str) -> str:
+    """The words of an answer as written: neither its block nor a tag, such as the emotion of the reply, is something that is said.
+
+    A second block in the place of a reply is none: it would tell what was heard.
+    """
+    reply = split_think(answer).reply.strip()
+    return "" if reply.startswith(BEGIN) else parse_labels(reply)[0]
 
 
 class EndWatch:

@@ -22,9 +22,9 @@ from osum_echat.datagen.prosody import EMOTIONS
 from osum_echat.datagen.speakers import AGES, GENDERS
 from osum_echat.errors import DataError
 from osum_echat.evaluate.judge import judge_by_rules
-from osum_echat.evaluate.judge_items import read_items, reply_in
+from osum_echat.evaluate.judge_items import read_items
 from osum_echat.text.tags import parse_labels
-from osum_echat.text.think import LABELS
+from osum_echat.text.think import LABELS, words_said
 from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
@@ -121,7 +121,7 @@ def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
             assert told == {name: dialogue.labels[name] for name in dialogue.told}
             assert (
                 row.txt is not None
-                and reply_in(row.txt) == dialogue.reply.text
+                and words_said(row.txt) == dialogue.reply.text
                 and row.txt.startswith(f"<{dialogue.reply.emotion.upper()}>")
             )
             assert row.think is not None and row.question is not None and row.question in row.think

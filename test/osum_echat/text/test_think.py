@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osum_echat.text.think import BEGIN, END, EndWatch, Thought, escape, split_think, unescape
+from osum_echat.text.think import BEGIN, END, EndWatch, Thought, escape, split_think, unescape, words_said
 
 PARAGRAPHS = [
     "",
@@ -34,7 +34,20 @@ def test_escaping_is_undone_and_leaves_no_end_mark(text: str, parts: list[str]) 
 def test_answers_without_or_with_half_a_block() -> None:
     assert split_think("good morning") == Thought(None, "good morning")
     assert split_think("  <think>a<think end> b") == Thought("a", " b")
-    assert split_think("<think>words that never end") == Thought("words that never end", "", ended=False)
+    assert split_think("<think>words that never end") == Thought("words that never end", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("<think>i am home<SAD><think end><SAD>i am sorry", "i am sorry"),
+        ("good <HAPPY>morning", "good morning"),
+        ("<think>achoo<think end> <think>achoo<SNEEZE>", ""),
+        ("<think>a block that never ends", ""),
+    ],
+)
+def test_only_words_of_the_reply_are_said(answer: str, said: str) -> None:
+    assert words_said(answer) == said
 
 
 class Pieces:
