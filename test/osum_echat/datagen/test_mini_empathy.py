@@ -107,7 +107,9 @@ def test_a_reply_is_rendered_once_in_a_voice_that_suits() -> None:
 
 
 def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
-    sizes = dict.fromkeys(("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s"), 2)
+    sizes = dict.fromkeys(
+        ("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s", "train_mixed"), 2
+    )
     settings = MiniSettings(**sizes, train_empathy=20, dev_empathy=5, test_empathy=8, seed=3)
     card = make_mini_corpus(tmp_path / "c", settings, num_processes=2)
     assert card["test_empathy"]["tasks"] == {"emotion": 2, "age": 1, "gender": 1, "event": 2, "multi": 2}
