@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from osum_echat.bin._cli import run_cli
+from osum_echat.evaluate.ablation import ablation_markdown
 from osum_echat.evaluate.report import find_decodes, gather
 from osum_echat.evaluate.report_html import decode_lines, render_page
 from osum_echat.evaluate.results import markdown_table
@@ -26,7 +27,9 @@ def _body() -> int:
     report = gather(args.dir, args.decode if args.decode is not None else find_decodes(args.dir), targets)
     page, table = args.out or args.dir / "report.html", args.results_md or args.dir / "RESULTS.md"
     write_text(page, render_page(report))
-    write_text(table, f"# Results of {report.title}\n\n{markdown_table(report.scores)}\n{decode_lines(report.decodes)}\n")
+    title = f"# Results of {report.title}\n"
+    parts = (title, markdown_table(report.scores), ablation_markdown(report.scores), decode_lines(report.decodes))
+    write_text(table, "\n".join(part for part in parts if part) + "\n")
     for problem in report.problems:
         print(f"note: {problem}")
     print(f"wrote {page} and {table}")

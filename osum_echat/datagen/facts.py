@@ -70,7 +70,7 @@ def questions(split: str) -> tuple[Question, ...]:
 
 @lru_cache(maxsize=1)
 def mixed_questions() -> tuple[str, ...]:
-    """Every phrasing with the entities of other relations, sense or not: nobody has an answer, no split asks them, an ear can learn from them."""
+    """Every phrasing with the entities of other relations, sense or not: without an answer, asked in no split, there to be heard."""
     facts, phrasings = _table()
     entities = dict.fromkeys(fact.entity for fact in facts)
     asked = {phrasing.format(e=fact.entity) for fact in facts for phrasing in phrasings[fact.relation]}

@@ -77,6 +77,17 @@ def _with_histories(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
     return found
 
 
+def telling(dialogues: Sequence[Dialogue], full_every: int) -> list[Dialogue]:
+    """The same dialogues where one in so many tells all labels and the others one; 1: all tell all."""
+    return [_telling(dialogue, number, full_every) for number, dialogue in enumerate(dialogues)]
+
+
+def _telling(dialogue: Dialogue, number: int, full_every: int) -> Dialogue:
+    counting = labels_that_count(dialogue.remark.task)
+    told = LABELS if number % full_every == 0 else (counting[number % len(counting)],)
+    return replace(dialogue, told=told, before=dialogue.before and _telling(dialogue.before, number, full_every))
+
+
 def draw_labels(seed: int, times: int) -> list[tuple[Remark, dict[str, str]]]:
     """Every training remark so many times, with labels that occur with it in random combinations."""
     rng = np.random.default_rng([seed, _EMPATHY, 2])

@@ -1,6 +1,6 @@
-"""Writes the lists of the empathetic dialogues: ``<split>_empathy.list``, and ``train_empathy_text.list``.
+"""Writes the lists of the empathetic dialogues: ``<split>_empathy.list``, ``train_empathy_text.list``, and those that tell more or less.
 
-The latter are text-only rows for a small language model: words and labels as a think block notes them, and the reply. A grown one knows
+The second has text-only rows for a small language model: words and labels as a think block notes them, and the reply. A grown one knows
 such things before it hears anything.
 """
 
@@ -13,7 +13,7 @@ from osum_echat.data.manifest import write_list
 from osum_echat.datagen.empathy import Reply, reply_to
 from osum_echat.datagen.grammar import SPLITS
 from osum_echat.datagen.mini_corpus import MiniSettings
-from osum_echat.datagen.mini_empathy import Dialogue, draw_labels, make_dialogues, make_fitting_replies
+from osum_echat.datagen.mini_empathy import Dialogue, draw_labels, make_dialogues, make_fitting_replies, telling
 from osum_echat.datagen.mini_speech import AssistantPlan
 from osum_echat.datagen.rendering import Plan, Rendered
 from osum_echat.text.tags import render_labels
@@ -21,6 +21,7 @@ from osum_echat.text.think import LABELS
 from osum_echat.utterance import Turn, Utterance
 
 _DRAWS_PER_REMARK = 12
+_SPARSITY = {"all_labels": 1, "one_label": 10}  # list -> one dialogue in so many tells all labels, the others one
 _SOUNDS = {"laugh": "a laugh", "cough": "a cough", "sigh": "a sigh", "cry": "a cry", "sneeze": "a sneeze", "none": "nothing else"}
 
 
@@ -51,6 +52,9 @@ def write_empathy(out: Path, empathy: EmpathyPlans, rendered: Sequence[Rendered]
         rows = [_row(dialogue, sounds, empathy.replies) for dialogue in dialogues]
         write_list(out / f"{split}_empathy.list", rows)
         card[f"{split}_empathy"] = _summary(dialogues, rows)
+    for name, full_every in _SPARSITY.items():
+        dialogues = telling(empathy.dialogues["train"], full_every)
+        write_list(out / f"train_empathy_{name}.list", (_row(dialogue, sounds, empathy.replies) for dialogue in dialogues))
     write_list(out / "train_empathy_text.list", _text_rows(seed))
     return card
 

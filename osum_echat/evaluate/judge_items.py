@@ -15,7 +15,16 @@ from osum_echat.text.think import words_said
 from osum_echat.utterance import Utterance
 
 TASKS = ("emotion", "age", "gender", "event", "multi")
-VARIANTS = ("direct", "language", "no_think", "no_understanding", "neither")
+VARIANTS = {
+    "no_understanding": "without understanding: no label learned before",
+    "no_think": "without dual think",
+    "neither": "without both",
+    "direct": "answers at once, taught by the full system",
+    "language": "thinks in paragraphs",
+    "all_labels": "every dialogue tells all labels",
+    "one_label": "one dialogue in ten tells all labels, the others one",
+}
+"""Systems beside the full one: the endings of their scores, and what they are."""
 LABELS = ("age", "gender", "emotion", "event")
 _KEYS = ("task", "expect", "forbid")
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from itertools import groupby
 
+from osum_echat.evaluate.ablation import HEADER, ablation_rows
 from osum_echat.evaluate.latency import PERCENTILES, PREFIX
 from osum_echat.evaluate.report import Report
 from osum_echat.evaluate.report_parts import chip
@@ -26,7 +27,16 @@ def scores_section(report: Report) -> str:
             parts.append(_latency_bars(report.scores))
     missing = [key for key in report.targets if key not in report.scores]
     note = f'<p class="dim">Not measured yet: {escape(", ".join(missing))}</p>' if missing else ""
-    return "".join(parts) + note
+    return "".join(parts) + _ablations(report.scores) + note
+
+
+def _ablations(scores: Mapping[str, Score]) -> str:
+    rows = ablation_rows(scores)
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in HEADER)
+    body = "".join(f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=n>{escape(cell)}</td>' for cell in row[1:])}</tr>" for row in rows)
+    return f"<h3>Ablations</h3><div class=scroll><table class=box><tr>{head}</tr>{body}</table></div>"
 
 
 def _card(key: str, report: Report) -> str:

@@ -30,7 +30,7 @@ exp=exp                 # models and results are put into <exp>/<preset>
 data_type=shard         # what training reads: raw or shard
 seed=777                # of the corpus, the initial weights and the data order
 dtype=                  # float32 or bfloat16; empty: as the YAML says
-ablations=false         # true: stage 6 also trains 3a with paragraphs, without thinking, without labels learned before (40 min); stage 7 scores
+ablations=false         # true: stage 6 also trains what the full system is compared with (an hour), stage 7 scores it
 overrides=              # further settings of every training: "train.max_steps=100 train.optim.lr=1e-4"
 train_engine=torch_ddp  # engine when several processes train
 nproc=                  # training processes on this machine; empty: one per visible GPU, or two on a CPU
@@ -82,12 +82,7 @@ fi
 
 if stage 2 "speech tokens, and from them to sound"; then
   data_type=raw train_model 2_speech_tokenizer "$exp/1_backbone/final.pt" train_asr train_assistant
-  for name in {train,dev,test}_{tts,s2s} {train,dev}_empathy; do
-    if is_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"; then continue; fi
-    python -m osum_echat.bin.main prepare speech-tokens --config "$exp/2_speech_tokenizer/train.yaml" --audio answer_wav --num_jobs "$nj" \
-      --checkpoint "$exp/2_speech_tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
-    mark_done "$data/speech/$name" "$exp/2_speech_tokenizer/final.pt" "$data/$name.list"
-  done
+  write_speech_tokens {train,dev,test}_{tts,s2s} {train,dev}_empathy
   dev=speech/dev_tts train_model 2_flow "" speech/train_tts
   dev=speech/dev_tts train_model 2_vocoder "" speech/train_tts
 fi

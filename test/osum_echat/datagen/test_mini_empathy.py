@@ -16,7 +16,7 @@ from osum_echat.datagen.events import EVENTS, NO_EVENT
 from osum_echat.datagen.facts import questions
 from osum_echat.datagen.grammar import SPLITS, all_sentences
 from osum_echat.datagen.mini_corpus import MiniSettings
-from osum_echat.datagen.mini_empathy import make_dialogues, make_fitting_replies
+from osum_echat.datagen.mini_empathy import make_dialogues, make_fitting_replies, telling
 from osum_echat.datagen.mini_lists import make_mini_corpus
 from osum_echat.datagen.prosody import EMOTIONS
 from osum_echat.datagen.speakers import AGES, GENDERS
@@ -104,6 +104,18 @@ def test_a_reply_is_rendered_once_in_a_voice_that_suits() -> None:
     sad = [plan for reply, plan in plans.items() if "sorry" in reply.text]
     assert sad and {plan.emotion for plan in sad} == {"sad"}
     assert {reply.emotion for reply in plans if "calm" in reply.text} == {"neutral"}  # anger is not answered in anger
+
+
+def test_the_same_dialogues_tell_more_or_less() -> None:
+    dialogues = make_dialogues(SETTINGS, "train")
+    everything, little = telling(dialogues, 1), telling(dialogues, 10)
+    for number, (told, one, dialogue) in enumerate(zip(everything, little, dialogues, strict=True)):
+        assert (told.plan, told.reply) == (one.plan, one.reply) == (dialogue.plan, dialogue.reply)
+        assert told.told == LABELS and len(one.told) == (len(LABELS) if number % 10 == 0 else 1)
+        assert set(one.told) <= set(labels_that_count(dialogue.remark.task)) or number % 10 == 0
+        if dialogue.before is not None:
+            assert told.before and one.before and len(one.before.told) == len(one.told)
+    assert {one.told for one in little if one.remark.task == "multi" and len(one.told) == 1} == {(name,) for name in LABELS}
 
 
 def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:

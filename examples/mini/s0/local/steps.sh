@@ -2,14 +2,16 @@
 # The steps that the stages of run.sh are made of; sourced by it, uses its variables. Each skips what is done (tools/stages.sh).
 #
 #   train_model NAME INIT LIST...       conf/NAME.yaml on data/LIST.list ..., from the checkpoint INIT or from nothing, into exp/NAME
-#                                       (dev="LIST ..." before it: which lists are scored meanwhile)
+#                                       (before it: dev="LIST ...", which lists are scored meanwhile; as=RUN, another name of the run)
+#   write_speech_tokens LIST...         data/LIST.list with the speech tokens of what the assistant says, to data/speech/LIST.list
 #   train_generation FROM               2a to 2d, behind the run FROM
-#   train_empathy NAME FROM             conf/NAME.yaml on the dialogues, behind the run FROM
-#   train_ablations                     3a with paragraphs, 3a without thinking; 3a with and without once more behind a model that never learned a label before
+#   train_empathy NAME FROM [LIST]      conf/NAME.yaml on the dialogues (or those of LIST), behind the run FROM
+#   train_ablations                     3a with paragraphs; without thinking; from dialogues that tell all labels, or hardly any; with and
+#                                       without thinking once more behind a model that never learned a label before
 #   decode_with RUN LIST TASK OUT       answers of exp/RUN to a list (a fifth word: which audio of a row is heard)
 #   speak_and_listen LIST DIR           speech tokens to DIR/speech, what the model of 1d hears there to DIR/heard
 #   score_speech PREFIX LIST DIR ...    scores of that; more words are options of `osum-echat score speech`
-#   answer_fittingly RUN TASK VARIANT   replies of exp/RUN to the empathetic test dialogues, judged by rules
+#   answer_fittingly RUN TASK VARIANT   replies of exp/RUN to the empathetic test dialogues, judged by rules, and what was noted before them
 #   score_understanding RUN PREFIX, score_generation, score_empathy     all that is measured of stages 4, 5 and 6
 
 sharded="train_asr train_asr_p dev" # lists that stage 3 writes as shards; the others are read as they are
@@ -29,7 +31,7 @@ list_settings() { # data.train or data.dev, then names of lists
 
 train_model() { # name of the YAML, checkpoint to start from (or nothing), then the names of the training lists; $dev: those of the dev lists
   local conf=$1 init=$2; shift 2
-  local dir=$exp/$conf item args=() settings_of_lists=()
+  local dir=$exp/${as:-$conf} item args=() settings_of_lists=()
   local lists=("${@/#/$data/}")
   list_settings data.train "$@"
   # shellcheck disable=SC2086 # words
@@ -45,6 +47,16 @@ train_model() { # name of the YAML, checkpoint to start from (or nothing), then 
   fi
 }
 
+write_speech_tokens() { # names of lists
+  local name tokenizer=$exp/2_speech_tokenizer
+  for name in "$@"; do
+    if is_done "$data/speech/$name" "$tokenizer/final.pt" "$data/$name.list"; then continue; fi
+    python -m osum_echat.bin.main prepare speech-tokens --config "$tokenizer/train.yaml" --audio answer_wav --num_jobs "$nj" \
+      --checkpoint "$tokenizer/final.pt" --list "$data/$name.list" --out "$data/speech/$name.list"
+    mark_done "$data/speech/$name" "$tokenizer/final.pt" "$data/$name.list"
+  done
+}
+
 train_generation() { # run to start from
   local understand="train_asr_p train_full"
   # shellcheck disable=SC2086 # words
@@ -56,15 +68,20 @@ train_generation() { # run to start from
   }
 }
 
-train_empathy() { # name of the YAML, run to start from
+train_empathy() { # name of the YAML, run to start from, list of the dialogues
   local dev=speech/dev_empathy
   if [ "$1" = 3b_direct ]; then dev="$dev $dev"; fi # with notes, and without
-  train_model "$1" "$2/final.pt" speech/train_{empathy,s2s,tts} train_{t2t,empathy_text,asr_p,full}
+  train_model "$1" "$2/final.pt" "speech/${3:-train_empathy}" speech/train_{s2s,tts} train_{t2t,empathy_text,asr_p,full}
 }
 
 train_ablations() { # in <exp>/asr_only stage 4 is transcription alone (1b, no 1c and 1d), and so are its rows later on
   train_empathy 3a_language "$exp/2d_s2s_interleaved"
   train_empathy 3a_no_think "$exp/2d_s2s_interleaved"
+  local labels
+  for labels in all_labels one_label; do
+    write_speech_tokens "train_empathy_$labels"
+    as=3a_$labels train_empathy 3a_think "$exp/2d_s2s_interleaved" "train_empathy_$labels"
+  done
   local full=$exp only_asr=true
   local exp=$full/asr_only
   train_model 1b_asr_p "$full/1a_align/final.pt" train_asr_p train_questions train_assistant
@@ -102,6 +119,10 @@ answer_fittingly() { # name of the run, task, ending of the scores (none: the fu
   decode_with "$exp/$1" "$data/test_empathy.list" "$2" "$decoded"
   python -m osum_echat.bin.main score echat --ref "$data/test_empathy.list" --hyp "$decoded" --judge rule --results "$exp/results.json" \
     ${3:+--variant "$3"}
+  case $2:${3:-} in *:language) ;; *_think:*) # a paragraph has no parts to score
+    python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$decoded" --labels gender,age,emotion,event \
+      --prefix "think${3:+_$3}" --results "$exp/results.json" --train_list "$data/train_empathy.list" ;;
+  esac
 }
 
 score_understanding() { # name of the run, prefix of the scores; nothing when it is not trained yet
@@ -125,13 +146,13 @@ score_generation() {
   python "$tools/bench/bench_first_audio.py" --dir "$exp/2d_s2s_interleaved" --list "$data/test_s2s.list" --num 20 --results "$exp/results.json"
 }
 
-score_empathy() { # what is noted, and how well replies fit, with notes and (3b) without
+score_empathy() { # of the full system and whatever else is trained
   answer_fittingly 3a_think s2s_think
-  python -m osum_echat.bin.score --ref "$data/test_empathy.list" --hyp "$exp/3a_think/echat_s2s_think" --labels gender,age,emotion,event \
-    --prefix think --results "$exp/results.json" --train_list "$data/train_empathy.list"
   answer_fittingly 3b_direct s2s direct
   answer_fittingly 3a_language s2s_think language
   answer_fittingly 3a_no_think s2s no_think
+  answer_fittingly 3a_all_labels s2s_think all_labels
+  answer_fittingly 3a_one_label s2s_think one_label
   answer_fittingly asr_only/3a_think s2s_think no_understanding
   answer_fittingly asr_only/3a_no_think s2s neither
 }
