@@ -38,14 +38,14 @@ CURVES = ("loss", "ce", "ce_and_kl", "kl", "ctc", "accuracy", "lr", "grad_norm",
 
 @dataclass(frozen=True)
 class Sample:
-    """One utterance to listen to. `labels` holds (name, reference, answer); `columns` the aligned words; `wav_base64` "" without audio."""
+    """One utterance to listen to. `labels` holds (name, reference, answer); `columns` the aligned words; `flac_base64` "" without audio."""
 
     key: str
     columns: tuple[tuple[str, str], ...]
     labels: tuple[tuple[str, str, str | None], ...]
     raw: str | None
     speaker: str | None
-    wav_base64: str
+    flac_base64: str
     note: str = ""
 
     @property
@@ -208,10 +208,10 @@ def _samples(decoded: Decoded, problems: list[str]) -> Iterator[Sample]:
         return
     judged = [_sample(row, decoded) for row in rows]
     chosen = choose_samples(judged, NUM_SAMPLES)
-    wavs = _audio_of({sample.key for sample in chosen}, decoded.source, decoded.info.get("audio", "wav"))
+    sounds = _audio_of({sample.key for sample in chosen}, decoded.source, decoded.info.get("audio", "wav"))
     for sample in chosen:
-        wav, note = wavs.get(sample.key, ("", "no audio"))
-        yield replace(sample, wav_base64=wav, note=note)
+        flac, note = sounds.get(sample.key, ("", "no audio"))
+        yield replace(sample, flac_base64=flac, note=note)
 
 
 def _sample(row: Utterance, decoded: Decoded) -> Sample:
@@ -223,7 +223,7 @@ def _sample(row: Utterance, decoded: Decoded) -> Sample:
 
 
 def _audio_of(keys: set[str], source: SourceConfig, audio: str) -> dict[str, tuple[str, str]]:
-    """Base64 wav and a note by key, from one more pass over the list: samples are few, audio of a whole list is not kept."""
+    """Base64 flac and a note by key, from one more pass over the list: samples are few, audio of a whole list is not kept."""
     found: dict[str, tuple[str, str]] = {}
     rows, _ = read_references(source, keep_audio=True, keys=keys)
     for row in (row.hearing(audio) for row in rows):
@@ -237,5 +237,5 @@ def _audio_of(keys: set[str], source: SourceConfig, audio: str) -> dict[str, tup
             continue
         limit = int(MAX_SAMPLE_SECONDS * SAMPLE_RATE)
         note = f"first {MAX_SAMPLE_SECONDS:.0f} s of {len(samples_S) / SAMPLE_RATE:.0f} s" if len(samples_S) > limit else ""
-        found[row.key] = (base64.b64encode(encode_pcm16(samples_S[:limit])).decode(), note)
+        found[row.key] = (base64.b64encode(encode_pcm16(samples_S[:limit], container="FLAC")).decode(), note)
     return found

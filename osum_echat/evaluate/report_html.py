@@ -134,7 +134,7 @@ def _sample_lists(report: Report) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    sound = player(sample.wav_base64) if sample.wav_base64 else ""
+    sound = player(sample.flac_base64) if sample.flac_base64 else ""
     speaker = f'<div class="dim">{escape(sample.speaker)}</div>' if sample.speaker else ""
     note = f'<div class="dim">{escape(sample.note)}</div>' if sample.note else ""
     left = f"<div>{sound}<div><code>{escape(sample.key)}</code></div>{speaker}{note}</div>"

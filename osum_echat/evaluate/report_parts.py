@@ -25,6 +25,6 @@ def chip(text: str, is_good: bool | None = None) -> str:
     return f'<span class="chip{look}">{escape(text)}</span>'
 
 
-def player(base64: str, kind: str = "wav") -> str:
+def player(flac_base64: str) -> str:
     """An audio player with its sound inside."""
-    return f'<audio controls preload="metadata" src="data:audio/{kind};base64,{base64}"></audio>'
+    return f'<audio controls preload="metadata" src="data:audio/flac;base64,{flac_base64}"></audio>'

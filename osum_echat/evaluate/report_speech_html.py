@@ -54,4 +54,4 @@ def _sound(sound: Sound) -> str:
         alt = escape(f"spectrogram of: {sound.caption}")
         picture = f'<img alt="{alt}" width="{width}" height="110" src="data:image/png;base64,{sound.png_base64}">'
     caption = f"<figcaption>{escape(sound.caption)}</figcaption>"
-    return f'<figure>{caption}<div class="scroll">{picture}</div>{player(sound.flac_base64, "flac")}</figure>'
+    return f'<figure>{caption}<div class="scroll">{picture}</div>{player(sound.flac_base64)}</figure>'

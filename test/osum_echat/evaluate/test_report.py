@@ -69,7 +69,7 @@ def test_page_holds_what_the_run_left_and_nothing_from_outside(experiment: Path,
     ):
         assert expected in page, expected
     assert "cut off &lt;early&gt;" in page and "<early>" not in page
-    assert page.count("<audio") == 8 and page.count("data:audio/wav;base64,UklGR") == 8
+    assert page.count("<audio") == 8 and page.count("data:audio/flac;base64,ZkxhQ") == 8
     assert "no hypothesis" in page and "happy → sad ✗" in page and '<span class="del" title="not answered">IS</span>' in page
     assert "happy 6, sad 3, neutral 3" in page  # data card of the training list
 
