@@ -19,7 +19,7 @@ from osum_echat.datagen.mini_lists import make_mini_corpus
 PARTS = tuple(field.name for field in fields(MiniSettings) if field.name.split("_")[0] in SPLITS)
 PRESETS: dict[str, dict[str, int]] = {  # in place of the defaults of MiniSettings
     "default": {},
-    "smoke": dict(zip(PARTS, (300, 20, 40, 60, 8, 8, 60, 8, 8, 20, 60, 8, 16), strict=True)),
+    "smoke": dict(zip(PARTS, (300, 20, 40, 60, 8, 8, 60, 8, 8, 60, 8, 16), strict=True)),
 }
 
 

@@ -68,16 +68,6 @@ def questions(split: str) -> tuple[Question, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=1)
-def mixed_questions() -> tuple[str, ...]:
-    """Every phrasing with the entities of other relations, sense or not: without an answer, asked in no split, there to be heard."""
-    facts, phrasings = _table()
-    entities = dict.fromkeys(fact.entity for fact in facts)
-    asked = {phrasing.format(e=fact.entity) for fact in facts for phrasing in phrasings[fact.relation]}
-    texts = dict.fromkeys(phrasing.format(e=entity) for rows in phrasings.values() for phrasing in rows for entity in entities)
-    return tuple(text for text in texts if text not in asked)
-
-
 def split_of_phrasing(number: int, place: int) -> str:
     """The split that the phrasing at `place` of the table's entry `number` belongs to."""
     held_out = {(number + shift) % NUM_PHRASINGS: name for name, shift in _HELD_OUT.items()}

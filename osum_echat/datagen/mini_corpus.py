@@ -19,15 +19,13 @@ from osum_echat.datagen.prosody import EMOTIONS, RATE, perform, tilt
 from osum_echat.datagen.rendering import Sound
 from osum_echat.datagen.speakers import AGES, GENDERS, Speaker, make_speakers
 
-VERSION = 13  # raise when the corpus changes: old output folders are then refused instead of mixed
+VERSION = 14  # raise when the corpus changes: old output folders are then refused instead of mixed
 _EVENT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class MiniSettings:
-    """How many utterances of users (train, dev, test), of the assistant alone (tts), of spoken questions with (s2s) and without an answer
-    (mixed), of empathetic dialogues.
-    """
+    """How many utterances of users (train, dev, test), of the assistant alone (tts), of spoken questions (s2s), of empathetic dialogues."""
 
     train: int = 4000
     dev: int = 100
@@ -38,7 +36,6 @@ class MiniSettings:
     train_s2s: int = 2000
     dev_s2s: int = 50
     test_s2s: int = 150
-    train_mixed: int = 1500
     train_empathy: int = 2400
     dev_empathy: int = 60
     test_empathy: int = 400

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from osum_echat.datagen.events import NO_EVENT
-from osum_echat.datagen.facts import Fact, Question, all_facts, mixed_questions, questions
+from osum_echat.datagen.facts import Fact, Question, all_facts, questions
 from osum_echat.datagen.grammar import SPLITS, Sentence, draw_sentences
 from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan, corpus_speakers, deck, speaker_cells
 from osum_echat.datagen.prosody import EMOTIONS, perform
@@ -24,7 +24,7 @@ _FADE_S = 0.005
 _LEVEL_DB = -22.5  # root mean square re full scale: a word is then about as loud in every sentence, which equal peaks would not give
 _PEAK = 0.95  # but never more than this
 _TTS_EMOTIONS = ("neutral", *EMOTIONS)  # replies are neutral, so that is what has to be learnt best
-_QUESTIONS, _TTS, _MIXED = 2, 3, 5  # streams of random numbers; mini_corpus.py uses 0 and 1, mini_empathy.py 4
+_QUESTIONS, _TTS = 2, 3  # streams of random numbers; mini_corpus.py uses 0 and 1
 
 
 @dataclass(frozen=True)
@@ -87,36 +87,21 @@ def make_exchanges(settings: MiniSettings, split: str) -> list[Exchange]:
     order = np.random.default_rng([settings.seed, _QUESTIONS]).permutation(len(facts))
     rank = {facts[index]: place for place, index in enumerate(order)}
     choice = sorted(questions(split), key=lambda question: rank[question.fact])
-    rng = np.random.default_rng([settings.seed, SPLITS.index(split), _QUESTIONS, 0])
-    asked = deck(choice, settings.count(f"{split}_s2s"), rng)
-    sentences = [Sentence(question.text, question.fact.relation) for question in asked]
-    plans = _said_by_users(settings, split, sentences, f"questions/{split}", "q", _QUESTIONS, rng)
-    return [Exchange(plan, question) for plan, question in zip(plans, asked, strict=True)]
-
-
-def make_mixed_plans(settings: MiniSettings) -> list[UserPlan]:
-    """Questions without an answer, for the ear of training: with the few hundred that have one it learns phrases by heart, not words."""
-    rng = np.random.default_rng([settings.seed, _MIXED, 0])
-    texts = rng.permutation(mixed_questions())[: settings.train_mixed]
-    sentences = [Sentence(str(text), "mixed") for text in deck(texts, settings.train_mixed, rng)]
-    return _said_by_users(settings, "train", sentences, "questions/mixed", "m", _MIXED, rng)
-
-
-def _said_by_users(
-    settings: MiniSettings, split: str, sentences: Sequence[Sentence], folder: str, letter: str, stream: int, rng: np.random.Generator
-) -> list[UserPlan]:
-    """Balanced over gender x age and over emotion, without sound events; ``letter`` tells the keys of one folder from those of another."""
-    number_of_split, count = SPLITS.index(split), len(sentences)
+    number_of_split = SPLITS.index(split)
+    rng = np.random.default_rng([settings.seed, number_of_split, _QUESTIONS, 0])
+    count = settings.count(f"{split}_s2s")
     cells = speaker_cells(corpus_speakers(settings, split))
-    emotions = deck(tuple(EMOTIONS), count, rng)
-    plans = []
+    asked, emotions = deck(choice, count, rng), deck(tuple(EMOTIONS), count, rng)
+    exchanges = []
     for number, cell_number in enumerate(deck(range(len(cells)), count, rng)):
-        cell = cells[cell_number]
+        cell, question = cells[cell_number], asked[number]
         speaker = cell[int(rng.integers(len(cell)))]
-        seeds = (settings.seed, number_of_split, stream, 1, number)
-        key = f"{speaker.name}-{letter}{number:05d}"
-        plans.append(UserPlan(key, folder, split, seeds, sentences[number], speaker, emotions[number], NO_EVENT))
-    return plans
+        seeds = (settings.seed, number_of_split, _QUESTIONS, 1, number)
+        sentence = Sentence(question.text, question.fact.relation)
+        key = f"{speaker.name}-q{number:05d}"
+        plan = UserPlan(key, f"questions/{split}", split, seeds, sentence, speaker, emotions[number], NO_EVENT)
+        exchanges.append(Exchange(plan, question))
+    return exchanges
 
 
 def make_reply_plans(exchanges: Sequence[Exchange]) -> dict[Fact, AssistantPlan]:

@@ -14,8 +14,8 @@ import numpy as np
 from osum_echat.data.manifest import write_list
 from osum_echat.datagen.facts import Fact, questions
 from osum_echat.datagen.grammar import SPLITS
-from osum_echat.datagen.mini_corpus import MiniSettings, UserPlan
-from osum_echat.datagen.mini_speech import AssistantPlan, Exchange, make_exchanges, make_mixed_plans, make_reply_plans, make_tts_plans
+from osum_echat.datagen.mini_corpus import MiniSettings
+from osum_echat.datagen.mini_speech import AssistantPlan, Exchange, make_exchanges, make_reply_plans, make_tts_plans
 from osum_echat.datagen.rendering import Plan, Rendered
 from osum_echat.datagen.speakers import ASSISTANT
 from osum_echat.utterance import Utterance
@@ -28,20 +28,19 @@ class SpeechPlans:
     tts: Mapping[str, Sequence[AssistantPlan]]
     exchanges: Mapping[str, Sequence[Exchange]]
     replies: Mapping[Fact, AssistantPlan]
-    mixed: Sequence[UserPlan]
 
     @property
     def plans(self) -> list[Plan]:
         """All that is to be rendered."""
         tts = [plan for plans in self.tts.values() for plan in plans]
-        return [*tts, *self.replies.values(), *(exchange.plan for rows in self.exchanges.values() for exchange in rows), *self.mixed]
+        return [*tts, *self.replies.values(), *(exchange.plan for rows in self.exchanges.values() for exchange in rows)]
 
 
 def plan_speech(settings: MiniSettings) -> SpeechPlans:
     """Of all splits."""
     exchanges = {split: make_exchanges(settings, split) for split in SPLITS}
     replies = make_reply_plans([exchange for rows in exchanges.values() for exchange in rows])
-    return SpeechPlans({split: make_tts_plans(settings, split) for split in SPLITS}, exchanges, replies, make_mixed_plans(settings))
+    return SpeechPlans({split: make_tts_plans(settings, split) for split in SPLITS}, exchanges, replies)
 
 
 def write_speech(out: Path, speech: SpeechPlans, rendered: Sequence[Rendered]) -> dict[str, dict[str, object]]:
@@ -53,7 +52,7 @@ def write_speech(out: Path, speech: SpeechPlans, rendered: Sequence[Rendered]) -
     for name, rows in lists.items():
         write_list(out / f"{name}.list", rows)
     write_list(out / "train_t2t.list", _t2t_rows())
-    write_list(out / "train_questions.list", [*map(_question_row, lists["train_s2s"]), *(_mixed_row(p, sounds[p]) for p in speech.mixed)])
+    write_list(out / "train_questions.list", map(_question_row, lists["train_s2s"]))
     write_list(out / "train_assistant.list", map(_assistant_row, lists["train_tts"]))
     return {name: _summary(rows) for name, rows in lists.items()}
 
@@ -93,20 +92,6 @@ def _question_row(row: Utterance) -> Utterance:
     """The question alone, with its words, who asks and in which emotion."""
     emotion = row.extra["user_emotion"]
     return replace(row, task="asr_age_gender_emotion", txt=row.question, emotion=emotion, question=None, answer_wav=None, extra={})
-
-
-def _mixed_row(plan: UserPlan, sound: Rendered) -> Utterance:
-    return Utterance(
-        key=plan.key,
-        task="asr_age_gender_emotion",
-        wav=sound.wav,
-        txt=plan.sentence.text,
-        lang="en",
-        speaker=plan.speaker.name,
-        gender=plan.speaker.gender,
-        age=plan.speaker.age,
-        emotion=plan.emotion,
-    )
 
 
 def _assistant_row(row: Utterance) -> Utterance:

@@ -23,7 +23,7 @@ from osum_echat.utterance import Utterance
 
 pytest.importorskip("espeakng_loader")
 NO_EMPATHY = {"train_empathy": 0, "dev_empathy": 0, "test_empathy": 0}
-SPEECH = {"train_tts": 8, "dev_tts": 2, "test_tts": 3, "train_s2s": 9, "dev_s2s": 2, "test_s2s": 3, "train_mixed": 2, **NO_EMPATHY}
+SPEECH = {"train_tts": 8, "dev_tts": 2, "test_tts": 3, "train_s2s": 9, "dev_s2s": 2, "test_s2s": 3, **NO_EMPATHY}
 SETTINGS = MiniSettings(train=18, dev=4, test=6, **SPEECH, seed=5)
 NUM_REPLIES = 3  # of facts that are asked for: four questions each in training
 

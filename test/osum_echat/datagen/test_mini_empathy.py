@@ -119,9 +119,7 @@ def test_the_same_dialogues_tell_more_or_less() -> None:
 
 
 def test_lists_hold_what_the_tasks_need(tmp_path: Path) -> None:
-    sizes = dict.fromkeys(
-        ("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s", "train_mixed"), 2
-    )
+    sizes = dict.fromkeys(("train", "dev", "test", "train_tts", "dev_tts", "test_tts", "train_s2s", "dev_s2s", "test_s2s"), 2)
     settings = MiniSettings(**sizes, train_empathy=20, dev_empathy=5, test_empathy=8, seed=3)
     card = make_mini_corpus(tmp_path / "c", settings, num_processes=2)
     assert card["test_empathy"]["tasks"] == {"emotion": 2, "age": 1, "gender": 1, "event": 2, "multi": 2}
