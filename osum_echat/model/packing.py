@@ -165,10 +165,10 @@ def packed_attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, packing: Packi
 
 
 @torch.jit.script_if_tracing
-def attend_all(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> Tensor:
+def attend_all(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, max_scores: int = _MAX_SCORE_ELEMENTS) -> Tensor:
     """``packed_attention`` of a single sequence in which every position sees all, (T, N, H); a trace of it holds for any length."""
     q, k, v = q_TNH.transpose(0, 1).unsqueeze(0), k_TNH.transpose(0, 1).unsqueeze(0), v_TNH.transpose(0, 1).unsqueeze(0)
-    if q.shape[1] * q.shape[2] * q.shape[2] <= _MAX_SCORE_ELEMENTS and not q.is_cuda:
+    if q.shape[1] * q.shape[2] * q.shape[2] <= max_scores and not q.is_cuda:
         y = _explicit_attention(q, k, v, None)
     else:
         y = F.scaled_dot_product_attention(q, k, v)
