@@ -69,4 +69,6 @@ def load(path: Path, device: str = "cpu") -> ScriptModule:
         try:
             return torch.jit.load(str(path), map_location=device)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{path}: torch {torch.__version__} cannot read this TorchScript file ({str(error).splitlines()[0]})") from error
+            raise UserError(
+                f"{path}: torch {torch.__version__} cannot read this TorchScript file ({str(error).splitlines()[0]})"
+            ) from error
