@@ -37,10 +37,14 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
 @contextmanager
 def _jit() -> Iterator[None]:
     check_python()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
-        warnings.simplefilter("error", torch.jit.TracerWarning)
         yield
+    for warning in caught:
+        if issubclass(warning.category, torch.jit.TracerWarning):
+            raise RuntimeError(f"a trace would hold for this input only: {warning.filename}:{warning.lineno}: {warning.message}")
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def trace(module: nn.Module, **examples: tuple[Any, ...]) -> ScriptModule:

@@ -88,8 +88,9 @@ class LanguageModel(nn.Module):
         angles = rotary_angles(positions_T, self.head_dim, self.rope_theta, x_TD.dtype)
         mask_TC = torch.arange(longest, device=x_TD.device) <= positions_T.unsqueeze(1)
         for index, layer in enumerate(self.layers):
-            q_TNH, k_TKH, v_TKH = layer.project(x_TD, angles)
-            x_TD = layer.finish(x_TD, attend_many(q_TNH, k_TKH, v_TKH, keys[index][row], values[index][row], past, mask_TC))
+            q_TNH, k_TKH, v_TKH = layer.project(x_TD, angles)  # type: ignore[operator]
+            y_TNH = attend_many(q_TNH, k_TKH, v_TKH, keys[index][row], values[index][row], past, mask_TC)
+            x_TD = layer.finish(x_TD, y_TNH)  # type: ignore[operator]
         return self.norm(x_TD[-1:])
 
     @torch.jit.export
@@ -104,9 +105,9 @@ class LanguageModel(nn.Module):
         if min(lens) + 1 != longest:
             mask = (torch.arange(longest, device=x_BD.device) <= lens_B.unsqueeze(1))[:, None, None, :]
         for index, layer in enumerate(self.layers):
-            q_BNH, k_BKH, v_BKH = layer.project(x_BD, angles)
+            q_BNH, k_BKH, v_BKH = layer.project(x_BD, angles)  # type: ignore[operator]
             y_BNH = attend_one(q_BNH, k_BKH, v_BKH, keys[index][:batch], values[index][:batch], lens_B, longest, mask)
-            x_BD = layer.finish(x_BD, y_BNH)
+            x_BD = layer.finish(x_BD, y_BNH)  # type: ignore[operator]
         return self.norm(x_BD)
 
     @torch.jit.export

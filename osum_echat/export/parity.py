@@ -9,7 +9,6 @@ Shape legend: T positions, D width, F mel frames, M mel bins, S samples.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +27,9 @@ from osum_echat.generate.session import DialogueSession
 from osum_echat.generate.voice import Hops
 from osum_echat.model.echat import EChat
 from osum_echat.tasks.task import TASKS
-from osum_echat.token2wav.flow_stream import init_state, push
+from osum_echat.token2wav.flow_stream import flush, init_state, push
 from osum_echat.token2wav.stream import Token2wav
+from osum_echat.token2wav.vocoder import Vocoder
 from osum_echat.utterance import Utterance
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
@@ -143,19 +143,22 @@ def _check_sound(bundle: Bundle, voice: Token2wav, rng: torch.Generator) -> Iter
     tolerance = TOLERANCE["float32"]  # in which token2wav always runs
     tokens_T = torch.randint(voice.flow.cfg.codebook_size, (sum(_PUSHES),), generator=rng)
     exported = bundle_voice(bundle)
-    mels = []
-    for one in (exported, voice):
-        state, pieces = init_state(one.flow, one.voice, torch.Generator().manual_seed(1), one.sampling), []
-        for piece_T in tokens_T.split(_PUSHES):
-            mel_FM, state = push(one.flow, piece_T, state)
-            pieces.append(mel_FM)
-        mels.append(pieces)
-    yield compare("flow", f"{len(_PUSHES)} pushes", *mels, tolerance)
-    mel_1FM = torch.cat(mels[1])[: sum(_PIECES)].unsqueeze(0)
-    yield compare("vocoder", f"{len(_PIECES)} pieces", *(_vocoded(one.vocoder, mel_1FM) for one in (exported, voice)), tolerance)
+    mels, wanted = _mels(exported, tokens_T), _mels(voice, tokens_T)
+    yield compare("flow", f"{len(_PUSHES)} pushes", mels, wanted, tolerance)
+    mel_1FM = torch.cat(wanted)[: sum(_PIECES)].unsqueeze(0)
+    samples, wanted = _vocoded(exported.vocoder, mel_1FM), _vocoded(voice.vocoder, mel_1FM)
+    yield compare("vocoder", f"{len(_PIECES)} pieces", samples, wanted, tolerance)
 
 
-def _vocoded(vocoder: Any, mel_1FM: Tensor) -> list[Tensor]:
+def _mels(voice: Token2wav, tokens_T: Tensor) -> list[Tensor]:
+    state, mels = init_state(voice.flow, voice.voice, torch.Generator().manual_seed(1), voice.sampling), []
+    for piece_T in tokens_T.split(_PUSHES):
+        mel_FM, state = push(voice.flow, piece_T, state)
+        mels.append(mel_FM)
+    return [*mels, flush(voice.flow, state)]
+
+
+def _vocoded(vocoder: Vocoder, mel_1FM: Tensor) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
     state, samples = vocoder.init_state([generator]), []
     for begin, end in pairwise(np.cumsum((0, *_PIECES)).tolist()):

@@ -77,6 +77,6 @@ class Cache:
 
 @torch.jit.script_if_tracing
 def _kept(x_BTD: Tensor, left: int, sink: int) -> Tensor:
-    """The last ``left`` positions and the first ``sink``."""
+    """The last ``left`` positions and the first ``sink``; never ``x`` itself, which a trace could not tell from its input."""
     begin = x_BTD.shape[1] - left
-    return x_BTD if begin <= sink else torch.cat((x_BTD[:, :sink], x_BTD[:, begin:]), 1)
+    return x_BTD[:, :] if begin <= sink else torch.cat((x_BTD[:, :sink], x_BTD[:, begin:]), 1)

@@ -93,12 +93,13 @@ class Tape:
 
 
 # What lengths decide is in functions of tensors alone: a trace (export/) keeps their branches instead of the one it happened to take.
+# None of them may return the very tensor it was given: the trace would take every later use of it for a use of what was returned.
 
 
 @torch.jit.script_if_tracing
 def _joined(tail_BCT: Tensor, x_BCT: Tensor) -> Tensor:
     """One behind the other, without a copy where nothing was kept: causal layers of one rate never wait for each other."""
-    return torch.cat((tail_BCT, x_BCT), 2) if tail_BCT.shape[2] else x_BCT
+    return torch.cat((tail_BCT, x_BCT), 2) if tail_BCT.shape[2] > 0 else x_BCT[:, :, :]
 
 
 @torch.jit.script_if_tracing

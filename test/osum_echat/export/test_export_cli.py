@@ -62,9 +62,9 @@ def test_help_and_errors_say_what_to_do(run_dir: Path, voice_runs: Path, tmp_pat
     with pytest.raises(SystemExit, match="0"):
         program.main(["export", "--help"])
     assert "--dtype" in capsys.readouterr().out
-    (tmp_path / "empty.list").write_text("")
+    (tmp_path / "written.list").write_text(json.dumps({"key": "a", "txt": "hello", "question": "who"}) + "\n")
     for more, reason in (
-        (["--list", str(tmp_path / "empty.list")], "no row with a recording"),
+        (["--list", str(tmp_path / "written.list")], "no row with a recording"),
         (["--flow", str(tmp_path)], "no finished training of a flow"),
         (["--dir", str(tmp_path / "nowhere")], "no such directory"),
     ):

@@ -148,7 +148,7 @@ def test_a_length_that_a_trace_would_freeze_is_an_error() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x[1:] if x.shape[0] > 2 else x
 
-    with pytest.raises(torch.jit.TracerWarning):
+    with pytest.raises(RuntimeError, match=r"test_export_language\.py:.*Python boolean"):
         jit.trace(Branching(), forward=(torch.zeros(3),))
 
 
