@@ -1,6 +1,7 @@
 """From eager models to a bundle: export the parts, write them, load them again, compare, and only then give the folder its name."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from osum_echat.config import RunConfig
@@ -47,8 +48,8 @@ def export_bundle(
 
     def check(bundle: Bundle) -> None:
         checks = []
-        for tests in (check_parts(bundle, model, voice), check_dialogues(bundle, config, model, voice, questions)):
-            for one in tests:
+        with jit.as_written():
+            for one in chain(check_parts(bundle, model, voice), check_dialogues(bundle, config, model, voice, questions)):
                 show(one)
                 checks.append(one)
         require(checks)

@@ -67,6 +67,13 @@ def save(module: ScriptModule, path: Path) -> None:
     write_atomic(path, lambda file: file.write(content.getvalue()))
 
 
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Runs graphs as they are. The optimiser gains nothing on them, but takes seconds for the first calls: the solver is unrolled."""
+    with _jit(), torch.jit.optimized_execution(False):
+        yield
+
+
 def load(path: Path, device: str = "cpu") -> ScriptModule:
     """What :func:`save` wrote, or another's file. Raises UserError for one that torch cannot read."""
     with _jit():

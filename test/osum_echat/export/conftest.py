@@ -1,14 +1,17 @@
 """The tiny random model and voice of the tests of generate/, and a bundle of them."""
 
 import importlib.util
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from osum_echat.bin._model import load_model, read_run
 from osum_echat.config import RunConfig
+from osum_echat.export import jit
 from osum_echat.export.build import export_bundle
 from osum_echat.export.bundle import Bundle, load_bundle
 from osum_echat.export.language import ready_model
@@ -25,6 +28,12 @@ run_config, model, run_dir = _generate.run_config, _generate.model, _generate.ru
 noise_list, token2wav_runs = _generate.noise_list, _generate.token2wav_runs
 
 
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with jit.as_written():
+        yield
+
+
 @pytest.fixture(scope="session")
 def eager(run_dir: Path) -> EChat:
     """The model as it is exported."""
@@ -32,9 +41,13 @@ def eager(run_dir: Path) -> EChat:
 
 
 @pytest.fixture(scope="session")
-def voice_runs(token2wav_runs: Callable[[int], Path]) -> Path:
-    """Directories `flow` and `vocoder`."""
-    return token2wav_runs(8)
+def voice_runs(token2wav_runs: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directories `flow` and `vocoder`; two solver steps, since the trace has them one after the other."""
+    folder = Path(shutil.copytree(token2wav_runs(8), tmp_path_factory.mktemp("voice") / "runs"))
+    config = yaml.safe_load((folder / "flow" / "train.yaml").read_text())
+    config["model"]["sampling"]["num_steps"] = 2
+    (folder / "flow" / "train.yaml").write_text(yaml.safe_dump(config))
+    return folder
 
 
 @pytest.fixture(scope="session")
