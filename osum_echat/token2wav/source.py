@@ -51,15 +51,14 @@ class HarmonicSource(nn.Module):
 
     def forward(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
         with torch.no_grad():
-            sines_BFSN, phase_B = self._sines(f0_BF.detach(), state)
+            sines_BFSN, after = self._sines(f0_BF.detach(), state)
             voiced_BF11 = (f0_BF > self.voiced_hz).to(sines_BFSN.dtype)[..., None, None]
             noise_std = voiced_BF11 * self.noise_std + (1.0 - voiced_BF11) * self.sine_amp / 3.0
             sines_BFSN = sines_BFSN * (voiced_BF11 * self.sine_amp) + noise_std * _noise(sines_BFSN, state)
         mixed_BS1 = self.l_linear(sines_BFSN.flatten(1, 2).to(self.l_linear.weight.dtype))
-        return torch.tanh(mixed_BS1).transpose(1, 2), SourceState(phase_B, state.offset_BN, state.generators)
+        return torch.tanh(mixed_BS1).transpose(1, 2), after
 
-    def _sines(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, Tensor]:
-        """(the sines, phase behind them)"""
+    def _sines(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
         step_BF = f0_BF.double() / self.sample_rate
         phase_B1 = state.phase_B.unsqueeze(1)
         bound_BF = torch.cat((phase_B1, phase_B1 + (step_BF * self.hop).cumsum(1)), 1)  # of the frames, one more than frames
@@ -68,7 +67,7 @@ class HarmonicSource(nn.Module):
         harmonic_N = torch.arange(1, self.num_sines + 1, device=f0_BF.device)
         angle_BFSN = 2.0 * math.pi * cycles_BFS.unsqueeze(3) * harmonic_N + state.offset_BN[:, None, None]
         audible_BF1N = (step_BF.unsqueeze(2) * harmonic_N < 0.5).unsqueeze(2)  # the others would fold back
-        return angle_BFSN.sin_() * audible_BF1N, bound_BF[:, -1].remainder(1.0)
+        return angle_BFSN.sin_() * audible_BF1N, SourceState(bound_BF[:, -1].remainder(1.0), state.offset_BN, state.generators)
 
 
 def draw_offsets(batch: int, num_sines: int, generators: Sequence[torch.Generator] | None, device: torch.device) -> Tensor:
