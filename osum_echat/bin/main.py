@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "chat": ("chat", "ask a trained model by voice; it answers in text and speech"),
     "tts": ("tts", "read a text aloud with a trained model"),
+    "export": ("export", "a trained model and its voice -> a bundle that runs without Python"),
     "report": ("report", "write the offline report.html of a run"),
 }
 

@@ -39,15 +39,26 @@ class Adapter(nn.Module):
         batch, longest = len(packing.lens), packing.max_seqlen
         x_BED = x_ED.new_zeros(batch, longest, x_ED.shape[1])
         x_BED.index_put_((packing.row_T, packing.offset_T), x_ED)
+        x_BAD = self._subsample(x_BED)
+        packing = Packing.from_lens([((length + 1) // 2 + 1) // 2 for length in packing.lens], x_ED.device)
+        positions_LD = interleaved_sinusoids(packing.max_seqlen, self.embed.out_features, x_ED.device)
+        return self._transform(x_BAD[packing.row_T, packing.offset_T], positions_LD[packing.offset_T], packing), packing
+
+    def encode_one(self, x_ED: Tensor) -> Tensor:
+        """(A, LLM width) of the frames of one utterance; see ``SpeechEncoder.encode_one``."""
+        x_AD = self._subsample(x_ED.unsqueeze(0))[0]
+        return self._transform(x_AD, interleaved_sinusoids(x_AD.shape[0], self.embed.out_features, x_AD.device), None)
+
+    def _subsample(self, x_BED: Tensor) -> Tensor:
         x_BDE = x_BED.transpose(1, 2)
         for conv in self.convs:  # causal: a frame never sees what follows, so the padding at the end needs no mask
             x_BDE = F.gelu(conv(F.pad(x_BDE, (2, 0))))
-        packing = Packing.from_lens([((length + 1) // 2 + 1) // 2 for length in packing.lens], x_ED.device)
-        x_AD = x_BDE.transpose(1, 2)[packing.row_T, packing.offset_T]
+        return x_BDE.transpose(1, 2)
+
+    def _transform(self, x_AD: Tensor, positions_AD: Tensor, packing: Packing | None) -> Tensor:
         x_AD = F.dropout(self.embed_norm(self.embed(x_AD)), self.dropout, self.training)
-        width = x_AD.shape[1]
-        positions_LD = interleaved_sinusoids(packing.max_seqlen, width, x_AD.device).to(self.embed.weight.dtype)
-        x_AD = F.dropout(x_AD * math.sqrt(width) + positions_LD[packing.offset_T], self.dropout, self.training)
+        positions_AD = positions_AD.to(self.embed.weight.dtype)
+        x_AD = F.dropout(x_AD * math.sqrt(self.embed.out_features) + positions_AD, self.dropout, self.training)
         for layer in self.layers:
             x_AD = layer(x_AD, packing)
-        return self.proj(self.after_norm(x_AD)), packing
+        return self.proj(self.after_norm(x_AD))

@@ -20,7 +20,7 @@ from osum_echat.model.adapter import Adapter
 from osum_echat.model.encoder import SpeechEncoder
 from osum_echat.model.llm import Llm
 from osum_echat.model.packing import Packing
-from osum_echat.model.speech_head import SpeechHead
+from osum_echat.model.speech_head import SpeechHead, table_rows
 from osum_echat.text.vocab import NUM_BYTES
 
 
@@ -84,10 +84,8 @@ class EChat(nn.Module):
 
     def embed_ids(self, ids_T: Tensor) -> Tensor:
         """(…, D) embeddings of joint ids without audio. The audio-slot sentinel gets some finite row, which must be overwritten."""
-        is_text = ids_T < self.cfg.llm.vocab_size
-        text = self.llm.embed(ids_T.clamp(0, self.cfg.llm.vocab_size - 1))
-        speech = self.speech.embed((ids_T - self.cfg.llm.vocab_size).clamp(0, self.speech.embed.num_embeddings - 1))
-        return torch.where(is_text.unsqueeze(-1), text, speech)
+        is_text_T, text_T, speech_T = table_rows(ids_T, self.cfg.llm.vocab_size, self.speech.embed.num_embeddings)
+        return torch.where(is_text_T.unsqueeze(-1), self.llm.embed(text_T), self.speech.embed(speech_T))
 
     def text_logits(self, h_TD: Tensor) -> Tensor:
         return self.llm.logits(h_TD)

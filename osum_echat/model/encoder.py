@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from osum_echat.config import EncoderConfig
 from osum_echat.model.layers import LayerNorm, whisper_sinusoids
-from osum_echat.model.packing import Packing, packed_attention
+from osum_echat.model.packing import Packing, attend_all, packed_attention
 
 
 class EncoderLayer(nn.Module):
@@ -26,7 +26,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, width: int, num_heads: int, ffn_width: int, dropout: float, key_bias: bool, activation: str) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.heads = (-1, num_heads, width // num_heads)
         self.dropout = dropout
         self.relu = {"relu": True, "gelu": False}[activation]
         self.norm1 = LayerNorm(width)
@@ -38,12 +38,12 @@ class EncoderLayer(nn.Module):
         self.up_proj = nn.Linear(width, ffn_width)
         self.down_proj = nn.Linear(ffn_width, width)
 
-    def forward(self, x_ED: Tensor, packing: Packing) -> Tensor:
+    def forward(self, x_ED: Tensor, packing: Packing | None) -> Tensor:
+        """Without a packing, all frames are of one utterance."""
         h_ED = self.norm1(x_ED)
-        heads = (-1, self.num_heads, h_ED.shape[1] // self.num_heads)
-        q_ENH, k_ENH, v_ENH = self.q_proj(h_ED).view(heads), self.k_proj(h_ED).view(heads), self.v_proj(h_ED).view(heads)
-        y_ED = self.o_proj(packed_attention(q_ENH, k_ENH, v_ENH, packing, causal=False).flatten(1))
-        x_ED = x_ED + self._drop(y_ED)
+        qkv = self.q_proj(h_ED).view(self.heads), self.k_proj(h_ED).view(self.heads), self.v_proj(h_ED).view(self.heads)
+        y_ENH = attend_all(*qkv) if packing is None else packed_attention(*qkv, packing, causal=False)
+        x_ED = x_ED + self._drop(self.o_proj(y_ENH.flatten(1)))
         h = self.up_proj(self.norm2(x_ED))
         h = F.relu(h) if self.relu else F.gelu(h)
         return x_ED + self._drop(self.down_proj(self._drop(h)))
@@ -77,12 +77,18 @@ class SpeechEncoder(nn.Module):
         if mel_BFM.dim() != 3 or mel_BFM.shape[0] != len(mel_lens) or mel_BFM.shape[2] != self.num_mels:
             raise ValueError(f"encoder: mel {tuple(mel_BFM.shape)} with {len(mel_lens)} lengths; expected (B, F, {self.num_mels})")
         packing = Packing.from_lens([(length + 1) // 2 for length in mel_lens], mel_BFM.device)
-        x_ED = self._front(mel_BFM, mel_lens, packing)
+        ragged = min(mel_lens) < mel_BFM.shape[1]
+        x_BED = self._front(mel_BFM, _real_frames(mel_BFM, mel_lens) if ragged else None)
+        x_ED = x_BED[packing.row_T, packing.offset_T] if ragged else x_BED.flatten(0, 1)
         if self.training and self.dropout:
             x_ED = F.dropout(x_ED, self.dropout)
         return x_ED, packing
 
-    def transform(self, x_ED: Tensor, packing: Packing, layers: Iterable[nn.Module]) -> Tensor:
+    def encode_one(self, mel_FM: Tensor) -> Tensor:
+        """Frames (E, D) of one utterance by itself; only shapes decide what is computed, so a trace of it holds for any length."""
+        return self.after_norm(self.transform(self._front(mel_FM.unsqueeze(0), None)[0], None, self.layers))
+
+    def transform(self, x_ED: Tensor, packing: Packing | None, layers: Iterable[nn.Module]) -> Tensor:
         """Some of the layers, one after the other."""
         for layer in layers:
             if self.gradient_checkpointing and self.training:
@@ -91,15 +97,18 @@ class SpeechEncoder(nn.Module):
                 x_ED = layer(x_ED, packing)
         return x_ED
 
-    def _front(self, mel_BFM: Tensor, mel_lens: Sequence[int], packing: Packing) -> Tensor:
-        """Two convolutions, positions, packing. What lies behind an utterance is zero before each convolution, as when it is alone."""
-        lens_B1 = torch.tensor(mel_lens, device=mel_BFM.device).unsqueeze(1)
-        mask_B1F = (torch.arange(mel_BFM.shape[1], device=mel_BFM.device) < lens_B1).unsqueeze(1)
-        ragged = min(mel_lens) < mel_BFM.shape[1]
+    def _front(self, mel_BFM: Tensor, mask_B1F: Tensor | None) -> Tensor:
+        """Two convolutions and positions, (B, E, D). What lies behind an utterance is zero before each convolution, as when it is alone."""
         x_BMF = mel_BFM.transpose(1, 2)
-        x_BDF = F.gelu(self.conv1(x_BMF * mask_B1F if ragged else x_BMF))
-        if ragged:
+        x_BDF = F.gelu(self.conv1(x_BMF if mask_B1F is None else x_BMF * mask_B1F))
+        if mask_B1F is not None:
             x_BDF = x_BDF * mask_B1F
         x_BED = F.gelu(self.conv2(x_BDF)).transpose(1, 2)
-        x_BED = x_BED + whisper_sinusoids(x_BED.shape[1], x_BED.shape[2], x_BED.device).to(self.conv1.weight.dtype)
-        return x_BED.flatten(0, 1) if not ragged else x_BED[packing.row_T, packing.offset_T]
+        positions_ED = whisper_sinusoids(x_BED.shape[1], self.conv2.out_channels, x_BED.device)
+        return x_BED + positions_ED.to(self.conv1.weight.dtype)
+
+
+def _real_frames(mel_BFM: Tensor, mel_lens: Sequence[int]) -> Tensor:
+    """(B, 1, F) True where a frame is not padding."""
+    lens_B1 = torch.tensor(mel_lens, device=mel_BFM.device).unsqueeze(1)
+    return (torch.arange(mel_BFM.shape[1], device=mel_BFM.device) < lens_B1).unsqueeze(1)

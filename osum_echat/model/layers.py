@@ -36,10 +36,9 @@ class _RmsNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps))
+        y, scale = _rms_norm(x, weight, eps, dtype)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
@@ -54,6 +53,13 @@ class _RmsNormFunction(torch.autograd.Function):
         return grad.sub_(unit.mul_(mean)).mul_(scale).to(x.dtype), grad_weight, None, None
 
 
+def _rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(normed, 1 / rms)"""
+    wide = x.float()
+    scale = torch.rsqrt(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps))
+    return (wide * scale).mul_(weight).to(dtype), scale
+
+
 class RmsNorm(nn.Module):
     """``x / rms(x) * weight`` over the last axis, computed in float32, returned in the compute dtype."""
 
@@ -63,6 +69,8 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # nothing to keep for a backward; a function of autograd cannot be exported either
+            return _rms_norm(x, self.weight, self.eps, compute_dtype(x))[0]
         return _RmsNormFunction.apply(x, self.weight, self.eps, compute_dtype(x))
 
 
@@ -88,7 +96,7 @@ def _rotate_half_split(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
 
 def rotate(x_TNH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
     """Apply the angles of :func:`rotary_angles` (half of the head dim wide) to every head."""
-    return _RotateFunction.apply(x_TNH, cos_TH, sin_TH)
+    return _RotateFunction.apply(x_TNH, cos_TH, sin_TH) if torch.is_grad_enabled() else _rotate_half_split(x_TNH, cos_TH, sin_TH)
 
 
 def rotary_angles(positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

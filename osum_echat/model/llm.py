@@ -95,6 +95,36 @@ class DecoderLayer(nn.Module):
         return self.finish(x_TD, packed_attention(q_TNH, k_TKH, v_TKH, packing, causal=True))
 
 
+def attend_many(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, key_KCH: Tensor, value_KCH: Tensor, past: int, mask_TC: Tensor) -> Tensor:
+    """Append T positions behind the ``past`` ones of one row's keys and values (in place), and attend; (T, N, H). Scripts."""
+    longest = past + q_TNH.shape[0]
+    key_KCH[:, past:longest] = k_TKH.transpose(0, 1).to(key_KCH.dtype)
+    value_KCH[:, past:longest] = v_TKH.transpose(0, 1).to(value_KCH.dtype)
+    q_BNTH = q_TNH.transpose(0, 1).unsqueeze(0).to(key_KCH.dtype)
+    keys, values = key_KCH[:, :longest].unsqueeze(0), value_KCH[:, :longest].unsqueeze(0)
+    return F.scaled_dot_product_attention(q_BNTH, keys, values, attn_mask=mask_TC, enable_gqa=True)[0].transpose(0, 1)
+
+
+def attend_one(
+    q_BNH: Tensor,
+    k_BKH: Tensor,
+    v_BKH: Tensor,
+    key_BKCH: Tensor,
+    value_BKCH: Tensor,
+    lens_B: Tensor,
+    longest: int,
+    mask_B11C: Tensor | None,
+) -> Tensor:
+    """Append one position to every row's keys and values (in place), and attend over ``longest`` of them; (B, N, H). Scripts."""
+    rows_B = torch.arange(q_BNH.shape[0], device=q_BNH.device)
+    key_BKCH[rows_B, :, lens_B] = k_BKH.to(key_BKCH.dtype)
+    value_BKCH[rows_B, :, lens_B] = v_BKH.to(value_BKCH.dtype)
+    # The query heads of one key head become that head's query axis: keys are read once, never repeated.
+    q_BKGH = q_BNH.unflatten(1, (k_BKH.shape[1], -1)).to(key_BKCH.dtype)
+    y_BKGH = F.scaled_dot_product_attention(q_BKGH, key_BKCH[:, :, :longest], value_BKCH[:, :, :longest], attn_mask=mask_B11C)
+    return y_BKGH.flatten(1, 2)
+
+
 class Llm(nn.Module):
     """Decoder from embeddings to final normed hidden states; ``head_weight`` is the output matrix."""
 
@@ -162,13 +192,7 @@ class Llm(nn.Module):
         angles = self.angles(x_TD, positions_T)
         mask_TC = torch.arange(longest, device=x_TD.device) <= positions_T.unsqueeze(1)
         for layer, key_BKCH, value_BKCH in self._with_cache(state):
-            q_TNH, k_TKH, v_TKH = layer.project(x_TD, angles)
-            key_BKCH[0, :, past:longest] = k_TKH.transpose(0, 1).to(key_BKCH.dtype)
-            value_BKCH[0, :, past:longest] = v_TKH.transpose(0, 1).to(value_BKCH.dtype)
-            q_BNTH = q_TNH.transpose(0, 1).unsqueeze(0).to(key_BKCH.dtype)
-            keys, values = key_BKCH[:, :, :longest], value_BKCH[:, :, :longest]
-            y_BNTH = F.scaled_dot_product_attention(q_BNTH, keys, values, attn_mask=mask_TC, enable_gqa=True)
-            x_TD = layer.finish(x_TD, y_BNTH[0].transpose(0, 1))
+            x_TD = layer.finish(x_TD, attend_many(*layer.project(x_TD, angles), key_BKCH[0], value_BKCH[0], past, mask_TC))
         state.lens_B = state.lens_B + x_TD.shape[0]
         state.row_lens = [longest]
         return self.norm(x_TD)
@@ -178,19 +202,13 @@ class Llm(nn.Module):
         longest = max(state.row_lens) + 1
         if longest > state.capacity:
             raise ValueError(f"the state is full: a row has {longest - 1} positions, capacity is {state.capacity}")
-        rows_B = torch.arange(x_BD.shape[0], device=x_BD.device)
         angles = self.angles(x_BD, state.lens_B)
         mask_B11C = None
         if min(state.row_lens) + 1 != longest:
             mask_B11C = (torch.arange(longest, device=x_BD.device) <= state.lens_B.unsqueeze(1))[:, None, None, :]
         for layer, key_BKCH, value_BKCH in self._with_cache(state):
-            q_BNH, k_BKH, v_BKH = layer.project(x_BD, angles)
-            key_BKCH[rows_B, :, state.lens_B] = k_BKH.to(key_BKCH.dtype)
-            value_BKCH[rows_B, :, state.lens_B] = v_BKH.to(value_BKCH.dtype)
-            # The query heads of one key head become that head's query axis: keys are read once, never repeated.
-            q_BKGH = q_BNH.unflatten(1, (layer.num_kv_heads, -1)).to(key_BKCH.dtype)
-            y_BKGH = F.scaled_dot_product_attention(q_BKGH, key_BKCH[:, :, :longest], value_BKCH[:, :, :longest], attn_mask=mask_B11C)
-            x_BD = layer.finish(x_BD, y_BKGH.flatten(1, 2))
+            y_BNH = attend_one(*layer.project(x_BD, angles), key_BKCH, value_BKCH, state.lens_B, longest, mask_B11C)
+            x_BD = layer.finish(x_BD, y_BNH)
         state.lens_B = state.lens_B + 1
         state.row_lens = [length + 1 for length in state.row_lens]
         return self.norm(x_BD)

@@ -154,22 +154,34 @@ def packed_attention(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, packing: Packi
         q = q_SC.view(group.batch, group.length, num_heads, head_dim).transpose(1, 2)
         k = k_SC.view(group.batch, group.length, num_kv_heads, head_dim).transpose(1, 2)
         v = v_SC.view(group.batch, group.length, num_kv_heads, head_dim).transpose(1, 2)
-        small = group.batch * num_heads * group.length**2 <= _MAX_SCORE_ELEMENTS
-        attend = _explicit_attention if small and not q.is_cuda else _fused_attention
-        outputs.append(attend(q, k, v, group, causal).transpose(1, 2).reshape(-1, num_heads * head_dim))
+        if group.batch * num_heads * group.length**2 <= _MAX_SCORE_ELEMENTS and not q.is_cuda:
+            y = _explicit_attention(q, k, v, group.bias(causal, num_kv_heads, num_heads // num_kv_heads, q.dtype))
+        else:
+            y = _fused_attention(q, k, v, group, causal)
+        outputs.append(y.transpose(1, 2).reshape(-1, num_heads * head_dim))
     y_SC = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     y_TC = y_SC if row_S is None else y_SC.index_select(0, slot_T)
     return y_TC.view(-1, num_heads, head_dim)
 
 
-def _explicit_attention(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, group: Group, causal: bool) -> Tensor:
+@torch.jit.script_if_tracing
+def attend_all(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, max_scores: int = _MAX_SCORE_ELEMENTS) -> Tensor:
+    """``packed_attention`` of a single sequence in which every position sees all, (T, N, H); a trace of it holds for any length."""
+    q, k, v = q_TNH.transpose(0, 1).unsqueeze(0), k_TNH.transpose(0, 1).unsqueeze(0), v_TNH.transpose(0, 1).unsqueeze(0)
+    if q.shape[1] * q.shape[2] * q.shape[2] <= max_scores and not q.is_cuda:
+        y = _explicit_attention(q, k, v, None)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v)
+    return y[0].transpose(0, 1)
+
+
+def _explicit_attention(q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, bias: Tensor | None) -> Tensor:
     """Scores in memory; the query heads of one key head are folded into its query axis, so keys are never repeated."""
     batch, num_heads, length, head_dim = q_BNLH.shape
     num_kv_heads = k_BKLH.shape[1]
     fold = num_heads // num_kv_heads
     q = q_BNLH.reshape(batch * num_kv_heads, fold * length, head_dim)
     k = k_BKLH.reshape(batch * num_kv_heads, length, head_dim).transpose(1, 2)
-    bias = group.bias(causal, num_kv_heads, fold, q.dtype)
     scale = head_dim**-0.5
     scores = torch.bmm(q, k) * scale if bias is None else torch.baddbmm(bias, q, k, alpha=scale)
     y = torch.bmm(torch.softmax(scores, -1), v_BKLH.reshape(batch * num_kv_heads, length, head_dim))

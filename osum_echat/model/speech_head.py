@@ -13,6 +13,11 @@ from osum_echat.config import SpeechConfig
 NUM_INPUT_ONLY = 2  # audio_begin, audio_end
 
 
+def table_rows(ids_T: Tensor, num_text: int, num_speech: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(is text, row of the text table, row of the speech table) of joint ids; of the table an id is not from, some row. Scripts."""
+    return ids_T < num_text, ids_T.clamp(0, num_text - 1), (ids_T - num_text).clamp(0, num_speech - 1)
+
+
 class SpeechHead(nn.Module):
     """Embedding (codes + 3, D) and head (D -> codes + 1, with bias)."""
 

@@ -68,14 +68,20 @@ class Prompts:
         return [*self.system.values(), *(text for pool in self.instructions.values() for text in pool)]
 
 
-def load_prompts(name_or_path: str | Path) -> Prompts:
-    """Read `prompts/<name>.yaml` of this package, or the file at a path (anything with a slash or a suffix)."""
+def prompts_file(name_or_path: str | Path) -> Path:
+    """`prompts/<name>.yaml` of this package, or the file at a path (anything with a slash or a suffix)."""
     path = Path(name_or_path)
     if path.suffix == "" and len(path.parts) == 1:
         path = BUILTIN / f"{name_or_path}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in BUILTIN.glob("*.yaml"))
         raise ConfigError(f"no prompt file {path}; give a path, or one of {', '.join(known)}")
+    return path
+
+
+def load_prompts(name_or_path: str | Path) -> Prompts:
+    """Read a :func:`prompts_file`."""
+    path = prompts_file(name_or_path)
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

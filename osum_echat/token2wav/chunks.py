@@ -71,7 +71,12 @@ class Cache:
     def window(self, x_BTD: Tensor) -> Tensor:
         """``x`` with all the earlier positions it may see."""
         y_BTD = torch.cat((self.old[len(self.new)], x_BTD), 1) if self.old else x_BTD
-        begin = y_BTD.shape[1] - self.left
-        kept = y_BTD if begin <= self.sink else torch.cat((y_BTD[:, : self.sink], y_BTD[:, begin:]), 1)
-        self.new.append(kept)
+        self.new.append(_kept(y_BTD, self.left, self.sink))
         return y_BTD
+
+
+@torch.jit.script_if_tracing
+def _kept(x_BTD: Tensor, left: int, sink: int) -> Tensor:
+    """The last ``left`` positions and the first ``sink``; never ``x`` itself, which a trace could not tell from its input."""
+    begin = x_BTD.shape[1] - left
+    return x_BTD[:, :] if begin <= sink else torch.cat((x_BTD[:, :sink], x_BTD[:, begin:]), 1)

@@ -37,15 +37,14 @@ class LookAhead(nn.Module):
         self.size = size
         self.proj = nn.Linear((size + 1) * width, width)
 
-    def forward(self, x_BTD: Tensor, end_BT: Tensor) -> Tensor:
-        """``end_BT``: the position from which on a token sees zeros instead of tokens."""
+    def forward(self, x_BTD: Tensor, end_BT: Tensor | None) -> Tensor:
+        """``end_BT``: the position from which on a token sees zeros instead of tokens; None: behind the last one."""
         length = x_BTD.shape[1]
         padded_BTD = F.pad(x_BTD, (0, 0, 0, self.size))
-        index_T = torch.arange(length, device=x_BTD.device)
-        shifted = [
-            padded_BTD[:, ahead : ahead + length] * (index_T + ahead < end_BT).unsqueeze(2).to(x_BTD.dtype)
-            for ahead in range(self.size + 1)
-        ]
+        shifted = [padded_BTD[:, ahead : ahead + length] for ahead in range(self.size + 1)]
+        if end_BT is not None:
+            index_T = torch.arange(length, device=x_BTD.device)
+            shifted = [x * (index_T + ahead < end_BT).unsqueeze(2).to(x.dtype) for ahead, x in enumerate(shifted)]
         return x_BTD + F.mish(self.proj(torch.cat(shifted, 2)))
 
 
@@ -127,13 +126,13 @@ class TokenEncoder(nn.Module):
         self.layers = nn.ModuleList(TokenEncoderLayer(cfg) for _ in range(cfg.num_layers))
         self.after_norm = nn.LayerNorm(cfg.width)
 
-    def front(self, x_BTD: Tensor, end_BT: Tensor) -> Tensor:
-        """Look-ahead over token embeddings; the only step that sees what follows a chunk."""
+    def front(self, x_BTD: Tensor, end_BT: Tensor | None) -> Tensor:
+        """Look-ahead over token embeddings; the only step that sees what follows a chunk (``LookAhead``)."""
         return x_BTD if self.look_ahead is None else self.look_ahead(x_BTD, end_BT)
 
     def forward(self, x_BTD: Tensor, visible_BQK: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         x_BTD = F.dropout(self.embed_norm(self.embed(x_BTD)), self.dropout, self.training)
-        x_BTD = F.dropout(x_BTD * math.sqrt(x_BTD.shape[2]), self.dropout, self.training)
+        x_BTD = F.dropout(x_BTD * math.sqrt(self.embed.out_features), self.dropout, self.training)
         for layer in self.layers:
             x_BTD = layer(x_BTD, visible_BQK, cache)
         return self.after_norm(x_BTD)

@@ -87,6 +87,16 @@ class Condition:
         return Condition(mu, speaker, prompt, torch.cat((self.std_B, torch.ones_like(self.std_B))))
 
 
+@dataclass(frozen=True)
+class HopMemory:
+    """What a stream remembers of its earlier hops: the speaker, and caches of all blocks, of the estimator one for each solver step."""
+
+    speaker_1M: Tensor
+    encoder: Cache
+    regulator: Cache
+    estimator: tuple[Cache, ...]
+
+
 def check_codes(tokens_T: Tensor, codebook_size: int) -> None:
     """DataError names the first token that is not in the codebook."""
     wrong = ((tokens_T < 0) | (tokens_T >= codebook_size)).nonzero()
@@ -225,10 +235,32 @@ class Flow(nn.Module):
 
         return euler(velocity, sampling.temperature * noise_BFM, sampling.num_steps)
 
+    def hop(
+        self,
+        tokens_T: Tensor,
+        size: int,
+        noise_FM: Tensor,
+        memory: HopMemory,
+        sampling: FlowSamplingConfig,
+        given_FM: Tensor | None = None,
+    ) -> Tensor:
+        """Normalised mel (F, M) of the first ``size`` of the tokens of a stream, the others are the look-ahead; causal variant only.
+
+        Args:
+            noise_FM: of the frames that come out; memory: what earlier hops left, in which this one leaves its own.
+            given_FM: the mel of these frames, when they are a prompt.
+        """
+        x_1TD = self.encoder.front(self.token_embed(tokens_T.unsqueeze(0)), None)[:, :size]
+        mu_1TM = self.mu_proj(self.encoder(x_1TD, cache=memory.encoder))
+        mu_1FM = self.regulator(mu_1TM.repeat_interleave(int(self.cfg.frames_per_token), 1), Scope(cache=memory.regulator))
+        given_1FM = torch.zeros_like(mu_1FM) if given_FM is None else given_FM.unsqueeze(0)
+        condition = self.condition(mu_1FM, memory.speaker_1M, given_1FM)
+        return self.solve(noise_FM.to(mu_1FM).unsqueeze(0), condition, Scope(), sampling, memory.estimator)[0]
+
     def condition(self, mu_BFM: Tensor, speaker_BM: Tensor, prompt_BFM: Tensor) -> Condition:
         """Of rows that have one."""
         std = 1.0 if self.cfg.condition_std is None else self.cfg.condition_std
-        return Condition(mu_BFM, speaker_BM, prompt_BFM, mu_BFM.new_full((len(mu_BFM),), std))
+        return Condition(mu_BFM, speaker_BM, prompt_BFM, mu_BFM.new_full((mu_BFM.shape[0],), std))
 
     def _velocity(self, point_BFM: Tensor, condition: Condition, t_B: Tensor, scope: Scope) -> Tensor:
         """What the estimator says, by itself or beside what the condition alone lets expect."""

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from osum_echat.config_token2wav import FlowSamplingConfig
 from osum_echat.errors import ConfigError
-from osum_echat.token2wav.blocks import Scope
 from osum_echat.token2wav.chunks import Cache
-from osum_echat.token2wav.flow import Flow, Voice
+from osum_echat.token2wav.flow import Flow, HopMemory, Voice
 from osum_echat.token2wav.matching import draw_noise
 
 Memory = tuple[Tensor, ...]
@@ -97,20 +96,21 @@ def _make_chunk(flow: Flow, state: FlowState, tokens_T: Tensor, size: int, promp
     """Normalised mel of the first ``size`` of the tokens (the others are the look-ahead), and the memory behind them."""
     assert state.speaker_1M is not None
     cfg, factor = flow.cfg, int(flow.cfg.frames_per_token)
-    encoder = Cache(state.encoder, cfg.left_tokens)
-    regulator = Cache(state.regulator, cfg.left_tokens)
-    estimator = [Cache(old, cfg.left_tokens * factor, state.prompt_frames) for old in state.estimator]
-    x_1TD = flow.token_embed(tokens_T.unsqueeze(0))
-    x_1TD = flow.encoder.front(x_1TD, torch.full((1, len(tokens_T)), len(tokens_T), device=flow.device))[:, :size]
-    mu_1TM = flow.mu_proj(flow.encoder(x_1TD, cache=encoder))
-    mu_1FM = flow.regulator(mu_1TM.repeat_interleave(factor, 1), Scope(cache=regulator))
+    memory = HopMemory(
+        state.speaker_1M,
+        Cache(state.encoder, cfg.left_tokens),
+        Cache(state.regulator, cfg.left_tokens),
+        tuple(Cache(old, cfg.left_tokens * factor, state.prompt_frames) for old in state.estimator),
+    )
     generator = _generator(state.rng)
-    noise_1FM = draw_noise(generator, size * factor, cfg.num_mels).to(mu_1FM).unsqueeze(0)
-    given_1FM = torch.zeros_like(mu_1FM) if prompt_FM is None else prompt_FM.unsqueeze(0)
-    mel_1FM = flow.solve(noise_1FM, flow.condition(mu_1FM, state.speaker_1M, given_1FM), Scope(), state.sampling, estimator)
-    memory = tuple(tuple(cache.new) for cache in estimator)
-    state = replace(state, rng=generator.get_state(), encoder=tuple(encoder.new), regulator=tuple(regulator.new), estimator=memory)
-    return mel_1FM[0], state
+    mel_FM = flow.hop(tokens_T, size, draw_noise(generator, size * factor, cfg.num_mels), memory, state.sampling, prompt_FM)
+    return mel_FM, replace(
+        state,
+        rng=generator.get_state(),
+        encoder=tuple(memory.encoder.new),
+        regulator=tuple(memory.regulator.new),
+        estimator=tuple(tuple(cache.new) for cache in memory.estimator),
+    )
 
 
 def _generator(rng: Tensor) -> torch.Generator:

@@ -30,6 +30,7 @@ class SourceState:
     phase_B: Tensor  # cycles of the fundamental, float64
     offset_BN: Tensor  # radians
     generators: Sequence[torch.Generator] | None
+    noise_BFSN: Tensor | None = None  # what the caller has drawn for the next frames in place of the generators
 
 
 class HarmonicSource(nn.Module):
@@ -45,41 +46,53 @@ class HarmonicSource(nn.Module):
     def init_state(self, batch: int, generators: Sequence[torch.Generator] | None = None) -> SourceState:
         """Phase zero and fresh offsets, drawn from each stream's generator (the first thing drawn from it)."""
         device = self.l_linear.weight.device
-        if generators is None:
-            unit_BN = torch.rand(batch, self.num_sines, device=device)
-        else:
-            rows = [torch.rand(self.num_sines, generator=generator, device=generator.device) for generator in generators]
-            unit_BN = torch.stack([row.to(device) for row in rows])
-        offset_BN = (2.0 * unit_BN - 1.0) * math.pi
-        offset_BN[:, 0] = 0.0
-        return SourceState(torch.zeros(batch, dtype=torch.float64, device=device), offset_BN, generators)
+        phase_B = torch.zeros(batch, dtype=torch.float64, device=device)
+        return SourceState(phase_B, draw_offsets(batch, self.num_sines, generators, device), generators)
 
     def forward(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
         with torch.no_grad():
-            sines_BFSN, state = self._sines(f0_BF.detach(), state)
+            sines_BFSN, after = self._sines(f0_BF.detach(), state)
             voiced_BF11 = (f0_BF > self.voiced_hz).to(sines_BFSN.dtype)[..., None, None]
             noise_std = voiced_BF11 * self.noise_std + (1.0 - voiced_BF11) * self.sine_amp / 3.0
-            sines_BFSN = sines_BFSN * (voiced_BF11 * self.sine_amp) + noise_std * self._noise(sines_BFSN, state.generators)
+            sines_BFSN = sines_BFSN * (voiced_BF11 * self.sine_amp) + noise_std * _noise(sines_BFSN, state)
         mixed_BS1 = self.l_linear(sines_BFSN.flatten(1, 2).to(self.l_linear.weight.dtype))
-        return torch.tanh(mixed_BS1).transpose(1, 2), state
+        return torch.tanh(mixed_BS1).transpose(1, 2), after
 
     def _sines(self, f0_BF: Tensor, state: SourceState) -> tuple[Tensor, SourceState]:
         step_BF = f0_BF.double() / self.sample_rate
-        ends_BF = state.phase_B.unsqueeze(1) + (step_BF * self.hop).cumsum(1)
-        starts_BF = torch.cat((state.phase_B.unsqueeze(1), ends_BF), 1)[:, :-1]
+        phase_B1 = state.phase_B.unsqueeze(1)
+        bound_BF = torch.cat((phase_B1, phase_B1 + (step_BF * self.hop).cumsum(1)), 1)  # of the frames, one more than frames
         sample_S = torch.arange(1, self.hop + 1, dtype=torch.float64, device=f0_BF.device)
-        cycles_BFS = (starts_BF.unsqueeze(2) + step_BF.unsqueeze(2) * sample_S).remainder(1.0).float()
+        cycles_BFS = (bound_BF[:, :-1].unsqueeze(2) + step_BF.unsqueeze(2) * sample_S).remainder(1.0).float()
         harmonic_N = torch.arange(1, self.num_sines + 1, device=f0_BF.device)
         angle_BFSN = 2.0 * math.pi * cycles_BFS.unsqueeze(3) * harmonic_N + state.offset_BN[:, None, None]
-        phase_B = ends_BF[:, -1].remainder(1.0) if ends_BF.shape[1] else state.phase_B
         audible_BF1N = (step_BF.unsqueeze(2) * harmonic_N < 0.5).unsqueeze(2)  # the others would fold back
-        return angle_BFSN.sin_() * audible_BF1N, SourceState(phase_B, state.offset_BN, state.generators)
+        return angle_BFSN.sin_() * audible_BF1N, SourceState(bound_BF[:, -1].remainder(1.0), state.offset_BN, state.generators)
 
-    def _noise(self, like_BFSN: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-        if generators is None:
-            return torch.randn_like(like_BFSN)
-        noise_BFSN = torch.empty_like(like_BFSN)
-        for row, generator in enumerate(generators):
-            for frame in range(like_BFSN.shape[1]):
-                noise_BFSN[row, frame] = torch.randn(self.hop, self.num_sines, generator=generator, device=generator.device)
-        return noise_BFSN
+
+def draw_offsets(batch: int, num_sines: int, generators: Sequence[torch.Generator] | None, device: torch.device) -> Tensor:
+    """(B, N) phases of the sines in radians, the fundamental's zero: one uniform number a sine, drawn from each stream's generator."""
+    if generators is None:
+        unit_BN = torch.rand(batch, num_sines, device=device)
+    else:
+        rows = [torch.rand(num_sines, generator=generator, device=generator.device) for generator in generators]
+        unit_BN = torch.stack([row.to(device) for row in rows])
+    offset_BN = (2.0 * unit_BN - 1.0) * math.pi
+    offset_BN[:, 0] = 0.0
+    return offset_BN
+
+
+def draw_noise(generators: Sequence[torch.Generator], num_frames: int, hop: int, num_sines: int) -> Tensor:
+    """(B, F, S / F, N) normal numbers, frame by frame: a frame's noise must not depend on how many are drawn at once."""
+    rows = [
+        [torch.randn(hop, num_sines, generator=generator, device=generator.device) for _ in range(num_frames)] for generator in generators
+    ]
+    return torch.stack([torch.stack(row) if row else torch.zeros(0, hop, num_sines) for row in rows])
+
+
+def _noise(like_BFSN: Tensor, state: SourceState) -> Tensor:
+    if state.noise_BFSN is not None:
+        return state.noise_BFSN
+    if state.generators is None:
+        return torch.randn_like(like_BFSN)
+    return draw_noise(state.generators, *like_BFSN.shape[1:]).to(like_BFSN)

@@ -52,19 +52,19 @@ class Tape:
         x_BCT = _joined(tail, x_BCT)
         if self.last:
             x_BCT = F.pad(x_BCT, (0, right))
-        num_ready = max(0, (x_BCT.shape[2] - span) // stride + 1)
-        self.keep(x_BCT[..., num_ready * stride :])
-        return x_BCT[..., : (num_ready - 1) * stride + span if num_ready else 0]
+        ready_BCT, rest_BCT = _ready(x_BCT, span, stride)
+        self.keep(rest_BCT)
+        return ready_BCT
 
     def aligned(self, *signals: Tensor) -> tuple[Tensor, ...]:
         """Signals of the same clock but different delay, cut to what all of them have; the rest waits for the next piece."""
         if not self.first:
             waiting = [self._tails[len(self._kept) + place] for place in range(len(signals))]
             signals = tuple(_joined(tail, x) for tail, x in zip(waiting, signals, strict=True) if tail is not None)
-        length = min(x.shape[2] for x in signals)
-        for x in signals:
-            self.keep(x[..., length:])
-        return tuple(x[..., :length] for x in signals)
+        even, rest = _even(list(signals))
+        for x in rest:
+            self.keep(x)
+        return tuple(even)
 
     def reflect_start(self, x_BCT: Tensor, count: int) -> Tensor:
         """The signal with its first ``count`` steps mirrored before it, once they are there."""
@@ -77,6 +77,10 @@ class Tape:
         if x_BCT.shape[2] <= count:
             self.keep(x_BCT)
             return x_BCT[..., :0]
+        return self.mirrored(x_BCT, count)
+
+    def mirrored(self, x_BCT: Tensor, count: int) -> Tensor:
+        """``reflect_start`` of a first piece of more than ``count`` steps: later ones pass as they are."""
         self.keep(None)
         return torch.cat((x_BCT[..., 1 : count + 1].flip(2), x_BCT), 2)
 
@@ -88,9 +92,45 @@ class Tape:
         return torch.cat((x_BCT, seen_BCT[..., -count - 1 : -1].flip(2)), 2) if self.last else x_BCT
 
 
+# What lengths decide is in functions of tensors alone: a trace (export/) keeps their branches instead of the one it happened to take.
+# None of them may return the very tensor it was given: the trace would take every later use of it for a use of what was returned.
+
+
+@torch.jit.script_if_tracing
 def _joined(tail_BCT: Tensor, x_BCT: Tensor) -> Tensor:
     """One behind the other, without a copy where nothing was kept: causal layers of one rate never wait for each other."""
-    return torch.cat((tail_BCT, x_BCT), 2) if tail_BCT.shape[2] else x_BCT
+    return torch.cat((tail_BCT, x_BCT), 2) if tail_BCT.shape[2] > 0 else x_BCT[:, :, :]
+
+
+@torch.jit.script_if_tracing
+def _ready(x_BCT: Tensor, span: int, stride: int) -> tuple[Tensor, Tensor]:
+    """(what all windows of ``span`` steps see that fit into the signal, what the next ones will), the first of length 0 for no window."""
+    num_ready = max(0, (x_BCT.shape[2] - span) // stride + 1)
+    end = (num_ready - 1) * stride + span if num_ready > 0 else 0
+    return x_BCT[:, :, :end], x_BCT[:, :, num_ready * stride :]
+
+
+@torch.jit.script_if_tracing
+def _even(signals: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """(signals cut to the shortest, the rest of each)"""
+    length = min([x.shape[2] for x in signals])
+    return [x[:, :, :length] for x in signals], [x[:, :, length:] for x in signals]
+
+
+@torch.jit.script_if_tracing
+def _convolved(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
+    """Convolution without padding; of nothing, nothing."""
+    if x_BCT.shape[2] == 0:
+        return x_BCT.new_zeros(x_BCT.shape[0], weight.shape[0], 0)
+    return F.conv1d(x_BCT, weight, bias, stride, 0, dilation)
+
+
+@torch.jit.script_if_tracing
+def _upsampled(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, rate: int, first: int, margin: int) -> Tensor:
+    """Transposed convolution from output step ``first`` on, ``rate`` steps for every input but ``margin`` of them; of nothing, nothing."""
+    if x_BCT.shape[2] == 0:
+        return x_BCT.new_zeros(x_BCT.shape[0], weight.shape[1], 0)
+    return F.conv_transpose1d(x_BCT, weight, bias, rate)[:, :, first : first + (x_BCT.shape[2] - margin) * rate]
 
 
 class _Whole(Tape):
@@ -134,9 +174,7 @@ class StreamConv1d(nn.Conv1d):
         if tape is WHOLE and self.pad[0] == self.pad[1]:  # the kernel pads for free
             return F.conv1d(x_BCT, self.weight, self.bias, self.stride, self.pad[0], self.dilation)
         x_BCT = tape.window(x_BCT, *self.pad, self.span, self.stride[0])
-        if x_BCT.shape[2] == 0:
-            return x_BCT.new_zeros(x_BCT.shape[0], self.out_channels, 0)
-        return F.conv1d(x_BCT, self.weight, self.bias, self.stride, 0, self.dilation)
+        return _convolved(x_BCT, self.weight, self.bias, self.stride[0], self.dilation[0])
 
 
 class StreamConvTranspose1d(nn.ConvTranspose1d):
@@ -152,14 +190,9 @@ class StreamConvTranspose1d(nn.ConvTranspose1d):
         self.after = math.ceil(self.cut / rate)
 
     def forward(self, x_BCT: Tensor, tape: Tape = WHOLE) -> Tensor:  # type: ignore[override]
-        rate = self.stride[0]
-        x_BCT = tape.window(x_BCT, self.before, self.after, self.before + self.after + 1)
-        if x_BCT.shape[2] == 0:
-            return x_BCT.new_zeros(x_BCT.shape[0], self.out_channels, 0)
-        num_blocks = x_BCT.shape[2] - self.before - self.after
-        first = self.before * rate + self.cut
-        y_BCT = F.conv_transpose1d(x_BCT, self.weight, self.bias, rate)
-        return y_BCT[..., first : first + num_blocks * rate]
+        rate, margin = self.stride[0], self.before + self.after
+        x_BCT = tape.window(x_BCT, self.before, self.after, margin + 1)
+        return _upsampled(x_BCT, self.weight, self.bias, rate, self.before * rate + self.cut, margin)
 
 
 class Stft(nn.Module):
@@ -178,10 +211,7 @@ class Stft(nn.Module):
     def forward(self, samples_B1T: Tensor, tape: Tape = WHOLE) -> Tensor:
         half = self.n_fft // 2
         x_B1T = tape.reflect_end(tape.reflect_start(samples_B1T, half), half)
-        x_B1T = tape.window(x_B1T, 0, 0, self.n_fft, self.hop)
-        if x_B1T.shape[2] < self.n_fft:
-            return x_B1T.new_zeros(x_B1T.shape[0], self.basis.shape[0], 0)
-        return F.conv1d(x_B1T, self.basis, stride=self.hop)
+        return _convolved(tape.window(x_B1T, 0, 0, self.n_fft, self.hop), self.basis, None, self.hop, 1)
 
 
 class Istft(nn.Module):
@@ -209,13 +239,9 @@ class Istft(nn.Module):
         reach = self.n_fft // (2 * self.hop)
         exists_B1T = torch.ones_like(spectrum_BCT[:, :1])
         x_BCT = tape.window(torch.cat((spectrum_BCT, exists_B1T), 1), reach - 1, reach - 1, 2 * reach)
-        if x_BCT.shape[2] < 2 * reach:
-            return x_BCT.new_zeros(x_BCT.shape[0], 1, 0)
-        sum_B1T = F.conv_transpose1d(x_BCT[:, :-1], self.basis, stride=self.hop)
-        weight_B1T = F.conv_transpose1d(x_BCT[:1, -1:], self.envelope, stride=self.hop)
-        first = self.n_fft - self.hop  # before it, windows that are not in this piece are missing
-        last = first + (x_BCT.shape[2] - 2 * reach + 1) * self.hop
-        return sum_B1T[..., first:last] / weight_B1T[..., first:last]
+        first, margin = self.n_fft - self.hop, 2 * reach - 1  # before it, windows that are not in this piece are missing
+        sum_B1T = _upsampled(x_BCT[:, :-1], self.basis, None, self.hop, first, margin)
+        return sum_B1T / _upsampled(x_BCT[:1, -1:], self.envelope, None, self.hop, first, margin)
 
 
 def _angles(n_fft: int) -> Tensor:

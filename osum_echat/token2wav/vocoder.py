@@ -183,9 +183,13 @@ class Vocoder(nn.Module):
 
     def _step(self, mel_BFM: Tensor, state: VocoderState, last: bool) -> tuple[Tensor, VocoderState]:
         tape = Tape(state.tails, last)
-        mel_BMF = mel_BFM.transpose(1, 2)
-        samples_BS, source = self._generate(mel_BMF, self._pitch(mel_BMF, tape), state.source, tape)
+        samples_BS, source = self.play(mel_BFM, state.source, tape)
         return samples_BS, VocoderState(tape.kept(), source)
+
+    def play(self, mel_BFM: Tensor, source: SourceState, tape: Tape) -> tuple[Tensor, SourceState]:
+        """One piece of a stream: the samples that are ready, (B, S), and the source behind it; the tape holds what the layers keep."""
+        mel_BMF = mel_BFM.transpose(1, 2)
+        return self._generate(mel_BMF, self._pitch(mel_BMF, tape), source, tape)
 
     def _pitch(self, mel_BMF: Tensor, tape: Tape) -> Tensor:
         with _full_precision(mel_BMF):
