@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from osum_echat.config import load_run
+from osum_echat.export.bundle import read_info
 
 SPEAKING = ("2a_tts", "2b_tts_interleaved", "2c_s2s", "2d_s2s_interleaved")
 UNDERSTANDING = ("1a_align", "1b_asr_p", "1c_only_p", "1d_full_label")
@@ -28,7 +29,7 @@ def mini(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the smoke preset of the mini recipe has run; data and exp stand below it."""
     work = tmp_path_factory.mktemp("mini")
     output = run(root / "examples/mini/s0/run.sh", "--preset", "smoke", "--data", work / "data", "--exp", work / "exp", cwd=work)
-    for number in (-1, 0, 1, 2, 3, 4, 5, 6, 7):
+    for number in range(-1, 9):
         assert f"== stage {number}: " in output
     (work / "output.txt").write_text(output)
     return work
@@ -61,6 +62,7 @@ def test_mini_leaves_what_it_promises(mini: Path) -> None:
     page = (exp / "report.html").read_text()
     assert 'src="http' not in page  # opens offline
     assert 'href="http' not in page
+    assert read_info(exp / "bundle")["tasks"]["s2s_interleaved_think"]["thinks"]
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@
 #    5   generation: 2a TTS, 2b interleaved, 2c spoken replies, 2d interleaved   exp/<preset>/2a_tts ... 2d_s2s_interleaved
 #    6   empathy: 3a notes what is heard, then answers, 3b answers at once      exp/<preset>/3a_think, 3b_direct
 #    7   decode the test sets, listen to what was said, score, report            exp/<preset>/results.json, report.html
-# Numbers 8, 9 and 10 are kept for stages that do not exist yet; a --stop_stage beyond 7 runs what exists.
+#    8   export: the model of 3b and its voice, to run without Python          exp/<preset>/bundle
+# Numbers 9 and 10 are kept for stages that do not exist yet; a --stop_stage beyond 8 runs what exists.
 # Finished work is skipped, an interrupted training goes on from its last checkpoint. Paths in options are seen from this folder.
 set -euo pipefail
 
 stage=-1                # first stage to run
-stop_stage=7            # last stage to run
+stop_stage=8            # last stage to run
 preset=default          # default or smoke
 nj=2                    # processes for making and checking data
 data=data               # the corpus is put into <data>/<preset>
@@ -130,4 +131,11 @@ if stage 7 "decode, score, report"; then
   if [ -e "$exp/2d_s2s_interleaved/final.pt" ]; then score_generation; fi
   if [ -e "$exp/3a_think/final.pt" ]; then score_empathy; fi
   python -m osum_echat.bin.report --dir "$exp" --targets targets.yaml
+fi
+
+if stage 8 "export"; then
+  if ! is_done "$exp/bundle" "$exp"/{3b_direct,2_flow,2_vocoder}/final.pt; then
+    python -m osum_echat.bin.main export --dir "$exp/3b_direct" --out "$exp/bundle" --list "$data/test_s2s.list" # compared with the model itself
+    mark_done "$exp/bundle" "$exp"/{3b_direct,2_flow,2_vocoder}/final.pt
+  fi
 fi
