@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from osum_echat.errors import UserError
 from osum_echat.kernels import load_kernels
-from osum_echat.model.layers import LoraLinear
+from osum_echat.model.echat import EChat
+from osum_echat.model.layers import LoraLinear, RmsNorm
+from osum_echat.model.llm import KVState, Llm
 
 Kind = Literal["int4", "int8", "bf16"]
 
@@ -27,6 +29,7 @@ PANEL = 16  # outputs
 GROUP_UNIT = 32  # groups are multiples of it
 MAX_DECODE_ROWS = 8  # above it, weights are unpacked for a plain matrix product
 _LOW_NIBBLES, _HIGH_NIBBLES = [0, 4, 1, 5], [2, 6, 3, 7]  # which of 8 inputs each byte of an int4 word holds
+_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a layer, as decode_step.h orders them
 _BLOCK_ELEMENTS = 2 << 20  # of a weight that are unpacked, or packed, at a time
 _INT4_TRIALS = (1.0, 0.9, 0.8, 8 / 7)  # of the scale that maps the largest weight to -8
 
@@ -175,3 +178,83 @@ def relative_error(linear: nn.Linear, quantized: QuantLinear) -> float:
     weight_NK = (linear.merged_weight() if isinstance(linear, LoraLinear) else linear.weight).detach().float()
     packed = Packed(quantized.weight, quantized.scale, quantized.out_features)
     return ((unpack(packed) - weight_NK).norm() / weight_NK.norm().clamp_min(1e-30)).item()
+
+
+class QuantLlm(Llm):
+    """A decoder on packed weights: prefill and extend as before, a step in one call of the kernels.
+
+    Takes over the embedding and the norms of `llm` (norms become float) and leaves its linears behind. The text head is packed also where
+    it shared the embedding, which stays as it was for looking ids up.
+    """
+
+    def __init__(self, llm: Llm, quant: Quantization, report: Callable[[str, nn.Linear, QuantLinear], None]) -> None:
+        nn.Module.__init__(self)
+        self.cfg, self.embed, self.layers, self.norm = llm.cfg, llm.embed, llm.layers, llm.norm
+        for at, layer in enumerate(self.layers):
+            for name in _LINEARS:
+                linear = getattr(layer, name)
+                packed = QuantLinear.of(linear, quant)
+                report(f"layers.{at}.{name}", linear, packed)
+                setattr(layer, name, packed)
+        head = nn.Linear(self.cfg.width, self.cfg.vocab_size, bias=False, device="meta")
+        head.weight = llm.embed.weight if llm.lm_head is None else llm.lm_head.weight
+        self.lm_head = QuantLinear.of(head, quant)
+        report("lm_head", head, self.lm_head)
+        for module in self.modules():
+            if isinstance(module, RmsNorm):
+                module.float()
+        self._tensors = self._collect()
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        raise UserError("a quantised model is for decoding: its head has no weight to train with")
+
+    def logits(self, h_TD: Tensor) -> Tensor:
+        return self.lm_head(h_TD)
+
+    def step(self, x_BD: Tensor, state: KVState) -> Tensor:
+        state.check_room()
+        hidden_BD = torch.ops.osum.decode_step(
+            x_BD, self._tensors, state.keys, state.values, state.lens_B, self.cfg.rope_theta, self.cfg.norm_eps
+        )
+        state.advance()
+        return hidden_BD
+
+    def _collect(self) -> list[Tensor]:
+        """What `decode_step` reads, in the order of decode_step.h."""
+        none = torch.empty(0)
+        tensors = []
+        for layer in self.layers:
+            for norm in (layer.attn_norm, layer.q_norm, layer.k_norm, layer.ffn_norm):
+                tensors.append(none if norm is None else norm.weight.detach())
+            for name in _LINEARS:
+                linear = getattr(layer, name)
+                tensors += [linear.weight, linear.scale, none if linear.bias is None else linear.bias]
+        return [*tensors, self.norm.weight.detach()]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLlm":
+        super()._apply(fn, recurse)
+        self._tensors = self._collect()
+        return self
+
+
+def quantize(model: EChat, quant: Quantization) -> dict[str, float]:
+    """Packs the decoder's linears, the text head and the speech head of a model in place, for decoding on the CPU.
+
+    Returns:
+        The relative error of every linear's output by name (see :func:`relative_error`).
+
+    Raises:
+        UserError: the kernels are not built, or a width does not divide into groups.
+    """
+    load_kernels()
+    errors: dict[str, float] = {}
+
+    def report(name: str, linear: nn.Linear, packed: QuantLinear) -> None:
+        errors[name] = relative_error(linear, packed)
+
+    model.llm = QuantLlm(model.llm, quant, report)
+    head = model.speech.head
+    model.speech.head = QuantLinear.of(head, quant)
+    report("speech.head", head, model.speech.head)
+    return errors

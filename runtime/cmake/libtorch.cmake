@@ -1,9 +1,9 @@
-# find_package(Torch) from LIBTORCH (variable or environment) or else from the first python3 on PATH.
+# find_package(Torch) from LIBTORCH (variable or environment), else from OSUM_PYTHON, else from the first python3 on PATH.
 if(NOT LIBTORCH AND DEFINED ENV{LIBTORCH})
   set(LIBTORCH "$ENV{LIBTORCH}")
 endif()
 if(LIBTORCH)
-  list(PREPEND CMAKE_PREFIX_PATH "${LIBTORCH}")
+  set(torch_prefix "${LIBTORCH}")
 else()
   if(NOT OSUM_PYTHON)
     set(OSUM_PYTHON python3)
@@ -17,6 +17,6 @@ else()
       "Activate the environment that has it (. tools/activate.sh), name its Python with -DOSUM_PYTHON=/path/to/python, "
       "or give -DLIBTORCH=/path/to/libtorch.")
   endif()
-  list(PREPEND CMAKE_PREFIX_PATH "${torch_prefix}")
 endif()
-find_package(Torch REQUIRED)
+unset(Torch_DIR CACHE) # what was found for another Python must not stay
+find_package(Torch REQUIRED PATHS "${torch_prefix}" NO_DEFAULT_PATH)
