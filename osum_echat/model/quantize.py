@@ -28,7 +28,6 @@ Kind = Literal["int4", "int8", "bf16"]
 PANEL = 16  # outputs
 GROUP_UNIT = 32  # groups are multiples of it
 MAX_DECODE_ROWS = 8  # above it, weights are unpacked for a plain matrix product
-_LOW_NIBBLES, _HIGH_NIBBLES = [0, 4, 1, 5], [2, 6, 3, 7]  # which of 8 inputs each byte of an int4 word holds
 _LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a layer, as decode_step.h orders them
 _BLOCK_ELEMENTS = 2 << 20  # of a weight that are unpacked, or packed, at a time
 _INT4_TRIALS = (1.0, 0.9, 0.8, 8 / 7)  # of the scale that maps the largest weight to -8
@@ -74,13 +73,8 @@ def unpack(packed: Packed) -> Tensor:
     """The (N, K) float weight that a packed one stands for; what the kernels are tested against."""
     weight = packed.weight
     if weight.dtype == torch.uint8:
-        wide = weight.new_empty((*weight.shape[:3], 8), dtype=torch.int32)
-        wide[..., _LOW_NIBBLES] = (weight & 15).int()
-        wide[..., _HIGH_NIBBLES] = (weight >> 4).int()
-        wide = torch.where(wide < 8, wide, wide - 16)
-    else:
-        wide = weight
-    values_P16K = wide.float().transpose(1, 2).flatten(2)
+        weight = torch.cat((weight & 15, weight >> 4), -1).to(torch.int8) - 8
+    values_P16K = weight.float().transpose(1, 2).flatten(2)
     if packed.scale_PG16.numel():
         groups = packed.scale_PG16.shape[1]
         values_P16K = (values_P16K.unflatten(2, (groups, -1)) * packed.scale_PG16.float().transpose(1, 2).unsqueeze(-1)).flatten(2)
@@ -98,8 +92,8 @@ def _pack_block(weight_NK: Tensor, kind: Kind, group: int) -> tuple[Tensor, Tens
     levels_P16K, scale_PG16 = levels.flatten(2), scale_P16G.bfloat16().transpose(1, 2).contiguous()
     if kind == "int8":
         return _words(levels_P16K.to(torch.int8), 4), scale_PG16
-    words = _words(levels_P16K.to(torch.int32) & 15, 8)
-    return (words[..., _LOW_NIBBLES] | words[..., _HIGH_NIBBLES] << 4).to(torch.uint8), scale_PG16
+    words = _words((levels_P16K + 8).to(torch.uint8), 8)
+    return words[..., :4] | words[..., 4:] << 4, scale_PG16
 
 
 def _words(levels_P16K: Tensor, inputs: int) -> Tensor:

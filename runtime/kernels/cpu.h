@@ -14,7 +14,8 @@ const Kernels& kernels();
 // Names of all this machine can run, best first.
 std::vector<std::string> kernel_names();
 
-// Chooses by name ("" for the best), for tests and measurements; false, and nothing changes, when this machine cannot run it.
+// Chooses by name ("" for the best), for tests and measurements, never while an operator runs; false, and nothing changes, when this machine
+// cannot run it.
 bool use_kernels(const std::string& name);
 
 }  // namespace osum

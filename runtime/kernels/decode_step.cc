@@ -91,7 +91,7 @@ Shape shape_of(const at::Tensor& x_BD, at::TensorList weights, at::TensorList ke
   return s;
 }
 
-// The working memory of a step and its parts. T is the type of activations and cache: float, or uint16_t for bf16.
+// The working memory of a step and its parts. T is the type of activations and of the cache: float, or uint16_t for bf16.
 template <class T>
 class Step {
  public:
@@ -120,10 +120,10 @@ class Step {
     project(layer);
     rotate_and_append(layer, keys, values);
     attend(keys, values);
-    heads_.set(attended_.data());
+    heads_.set(attended_.data(), layer.o.form(kIsBf16));
     add_to_x(layer.o, heads_);
     gate(layer);
-    ffn_.set(gated_BF_.data());
+    ffn_.set(gated_BF_.data(), layer.down.form(kIsBf16));
     add_to_x(layer.down, ffn_);
   }
 
@@ -138,7 +138,7 @@ class Step {
 
   void project(const Layer& layer) {
     norm_rows(layer.attn_norm, normed_BD_.data());
-    wide_.set(normed_BD_.data());
+    wide_.set(normed_BD_.data(), layer.q.form(kIsBf16) | layer.k.form(kIsBf16) | layer.v.form(kIsBf16));
     const PackedLinear* linears[3] = {&layer.q, &layer.k, &layer.v};
     float* outs[3] = {q_.data(), k_.data(), v_.data()};
     const int64_t ends[3] = {
@@ -229,7 +229,7 @@ class Step {
 
   void gate(const Layer& layer) {
     norm_rows(layer.ffn_norm, normed_BD_.data());
-    wide_.set(normed_BD_.data());
+    wide_.set(normed_BD_.data(), layer.gate.form(kIsBf16) | layer.up.form(kIsBf16));
     at::parallel_for(0, layer.gate.num_panels(), layer.gate.grain(), [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; ++panel) {
         layer.gate.run_panel(wide_, panel, [&](int64_t b, int64_t first, int64_t n, const float* y) {

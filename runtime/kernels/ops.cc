@@ -32,7 +32,7 @@ at::Tensor linear(
   at::Tensor y = at::empty(shape, x.options());
   if (y.numel() == 0) return y;
   Activations rows(x_MK.size(0), packed.num_inputs(), x.scalar_type() == at::kBFloat16);
-  rows.set(x_MK);
+  rows.set(x_MK, packed.form(rows.is_bf16()));
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), "osum_linear", [&] {
     scalar_t* out = y.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, packed.num_panels(), packed.grain(), [&](int64_t begin, int64_t end) {

@@ -23,26 +23,34 @@ Format format_of(const char* name, const at::Tensor& weight) {
 
 }  // namespace
 
-void Activations::set(const float* x) {
-  f32_ = x;
-  if (!is_bf16_) return;
-  own_bf16_.resize(rows_ * size_);
-  kernels().to_bf16(x, rows_ * size_, own_bf16_.data());
-  own_f32_.resize(rows_ * size_);
-  kernels().to_f32(own_bf16_.data(), rows_ * size_, own_f32_.data());
-  bf16_ = own_bf16_.data();
-  f32_ = own_f32_.data();
+void Activations::set(const float* x, int forms) {
+  float_ = x;
+  if (forms & static_cast<int>(Form::kBf16)) {
+    own_bf16_.resize(rows_ * size_);
+    kernels().to_bf16(x, rows_ * size_, own_bf16_.data());
+    bf16_ = own_bf16_.data();
+  }
+  if (forms & static_cast<int>(Form::kFixed)) {
+    fixed_.resize(rows_ * size_ / kBlock);
+    kernels().to_fixed(x, rows_ * size_ / kBlock, fixed_.data());
+  }
 }
 
-void Activations::set(const at::Tensor& x) {
-  if (!is_bf16_) {
-    f32_ = x.const_data_ptr<float>();
-    return;
+void Activations::set(const at::Tensor& x, int forms) {
+  if (x.scalar_type() == at::kFloat) return set(x.const_data_ptr<float>(), forms);
+  const uint16_t* narrow = reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>());
+  if (forms != static_cast<int>(Form::kBf16)) {
+    own_float_.resize(rows_ * size_);
+    kernels().to_f32(narrow, rows_ * size_, own_float_.data());
+    set(own_float_.data(), forms & ~static_cast<int>(Form::kBf16));
   }
-  bf16_ = reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>());
-  own_f32_.resize(rows_ * size_);
-  kernels().to_f32(bf16_, rows_ * size_, own_f32_.data());
-  f32_ = own_f32_.data();
+  bf16_ = narrow;
+}
+
+const void* Activations::row(Form form, int64_t row) const {
+  if (form == Form::kFixed) return fixed_.data() + row * size_ / kBlock;
+  if (form == Form::kBf16) return bf16_ + row * size_;
+  return float_ + row * size_;
 }
 
 PackedLinear::PackedLinear(
@@ -56,8 +64,8 @@ PackedLinear::PackedLinear(
   TORCH_CHECK(
       num_outputs > 0 && weight.size(0) == num_panels(), name, ": ", num_outputs, " outputs take ", num_panels(), " panels, the weight has ",
       weight.size(0));
-  TORCH_CHECK(words_per_output_ > 0 && words_per_output_ % kUnroll == 0, name, ": words per output must be a multiple of ", kUnroll);
   num_inputs_ = words_per_output_ * inputs_per_word(format_);
+  TORCH_CHECK(num_inputs_ > 0 && num_inputs_ % kBlock == 0, name, ": inputs must be a multiple of ", kBlock, ", got ", num_inputs_);
   words_ = static_cast<const uint32_t*>(weight.const_data_ptr());
   if (format_ == Format::kBf16) {
     TORCH_CHECK(scale.numel() == 0, name, ": a bf16 weight has no scale, got ", scale.sizes());
@@ -68,8 +76,8 @@ PackedLinear::PackedLinear(
     num_groups_ = scale.size(1);
     TORCH_CHECK(scale.is_contiguous() && scale.is_cpu(), name, ": scale must be contiguous and on the CPU");
     TORCH_CHECK(
-        num_groups_ > 0 && words_per_output_ % (num_groups_ * kUnroll) == 0, name, ": ", num_inputs_, " inputs do not divide into ",
-        num_groups_, " groups of a multiple of ", kUnroll * inputs_per_word(format_));
+        num_groups_ > 0 && num_inputs_ % (num_groups_ * kBlock) == 0, name, ": ", num_inputs_, " inputs do not divide into ", num_groups_,
+        " groups of a multiple of ", kBlock);
     scales_ = reinterpret_cast<const uint16_t*>(scale.const_data_ptr<at::BFloat16>());
   }
   if (bias.defined() && bias.numel() > 0) {
@@ -94,14 +102,13 @@ PanelArgs PackedLinear::panel_args(int64_t panel) const {
 }
 
 void PackedLinear::multiply(const Activations& x, int64_t panel, int64_t row, int rows, float* out) const {
-  const int format = static_cast<int>(format_);
-  const PanelFn narrow = x.is_bf16() ? kernels().bf16[format] : nullptr;
+  const Panel& kernel = panel_of(x.is_bf16());
   PanelArgs args = panel_args(panel);
-  args.x_stride = x.size();
-  args.x = narrow ? static_cast<const void*>(x.bf16() + row * x.size()) : x.f32() + row * x.size();
+  args.x = x.row(kernel.form, row);
+  args.x_stride = x.stride(kernel.form);
   args.rows = rows;
   args.out = out;
-  (narrow ? narrow : kernels().f32[format])(args);
+  kernel.run(args);
 }
 
 void PackedLinear::unpack_panel(int64_t panel, bool to_bf16, void* out, int64_t stride) const {

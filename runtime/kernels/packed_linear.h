@@ -10,29 +10,30 @@
 
 namespace osum {
 
-// Rows of activations in the form a kernel asks for. With bf16 activations the float form holds the rounded values.
+// Rows of activations in the forms that kernels ask for.
 class Activations {
  public:
+  // bf16 ones meet bf16 weights as bf16; every other form keeps more than bf16 does and is made of what set() is given.
   Activations(int64_t rows, int64_t size, bool is_bf16) : rows_(rows), size_(size), is_bf16_(is_bf16) {}
 
-  // (rows, size) floats, rounded to bf16 if that is what activations are; the caller keeps them until the last linear has run.
-  void set(const float* x);
-  // A contiguous (rows, size) tensor of float or bf16.
-  void set(const at::Tensor& x);
+  // `forms` are bits of Form. (rows, size) floats; the caller keeps them until the last linear has run.
+  void set(const float* x, int forms);
+  // A contiguous (rows, size) tensor of float or bf16, kept in the same way.
+  void set(const at::Tensor& x, int forms);
 
   int64_t rows() const { return rows_; }
-  int64_t size() const { return size_; }
   bool is_bf16() const { return is_bf16_; }
-  const float* f32() const { return f32_; }
-  const uint16_t* bf16() const { return bf16_; }
+  const void* row(Form form, int64_t row) const;
+  int64_t stride(Form form) const { return form == Form::kFixed ? size_ / kBlock : size_; }
 
  private:
   int64_t rows_, size_;
   bool is_bf16_;
-  const float* f32_ = nullptr;
+  const float* float_ = nullptr;
   const uint16_t* bf16_ = nullptr;
-  std::vector<float> own_f32_;
+  std::vector<float> own_float_;
   std::vector<uint16_t> own_bf16_;
+  std::vector<FixedBlock> fixed_;
 };
 
 // weight (panels, K / inputs per word, 16, …): uint8 with 4 bytes is int4, int8 with 4 is int8, bfloat16 with 2 is bf16.
@@ -45,6 +46,8 @@ class PackedLinear {
   int64_t num_inputs() const { return num_inputs_; }
   int64_t num_outputs() const { return num_outputs_; }
   int64_t num_panels() const { return (num_outputs_ + kPanel - 1) / kPanel; }
+  // What run_panel() reads, for Activations::set().
+  int form(bool is_bf16) const { return static_cast<int>(panel_of(is_bf16).form); }
   // Panels worth a thread of their own: fewer bytes than this cost less than waking one.
   int64_t grain() const;
 
@@ -71,6 +74,9 @@ class PackedLinear {
  private:
   void multiply(const Activations& x, int64_t panel, int64_t row, int rows, float* out) const;
   PanelArgs panel_args(int64_t panel) const;
+  const Panel& panel_of(bool is_bf16) const {
+    return (is_bf16 ? kernels().for_bf16 : kernels().for_float)[static_cast<int>(format_)];
+  }
 
   Format format_;
   const uint32_t* words_;

@@ -1,12 +1,8 @@
 // Panels in the compiler's own vectors of OSUM_LANES floats: one source for every instruction set, which the flags of the file decide.
-// Activations are float here; panel_avx512bf16.cc has bf16 dot products on top.
+// Activations are float here; panel_fixed_inl.h has them in fixed point, panel_avx512bf16.cc in bf16.
 #pragma once
 
 #include <cstring>
-
-#if OSUM_LANES == 16
-#include <immintrin.h>
-#endif
 
 #include "kernels/panel.h"
 
@@ -35,27 +31,27 @@ inline void store(void* to, Vec v) {
 
 inline VecF widen(VecH v) { return (VecF)(__builtin_convertvector(v, VecU) << 16); }
 
-// Round to nearest even, as torch does; weights and activations are finite.
+// Round to nearest even, as torch does; weights are finite.
 inline VecH narrow(VecF v) {
   const VecU bits = (VecU)v;
   return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, VecH);
 }
 
-template <Format F>
-constexpr int input_of(int piece) {
-  return F == Format::kInt4 ? int4_input(piece) : piece;
+inline VecF scale_of(const PanelArgs& a, int64_t group, int part) {
+  return a.scales ? widen(load<VecH>(a.scales + group * kPanel + part * kLanes)) : VecF{} + 1.0f;
 }
 
-// Input number `piece` of the words, as float and without its scale; `piece` is a constant once the loops are unrolled.
+// Which input of its word the nibble, byte or half number `piece` is, counted from the low bits.
+template <Format F>
+constexpr int input_of(int piece) {
+  return F == Format::kInt4 ? piece / 2 + piece % 2 * 4 : piece;
+}
+
+// That piece as float and without its scale; `piece` is a constant once the loops are unrolled.
 template <Format F>
 inline VecF piece_of(VecI words, int piece) {
-#if OSUM_LANES == 16
-  if constexpr (F == Format::kInt4) {  // a look-up that reads four bits does without the mask and the conversion
-    const VecF table = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
-    return (VecF)_mm512_permutexvar_ps((__m512i)(words >> 4 * piece), (__m512)table);
-  }
-#endif
-  if constexpr (F == Format::kInt4) return __builtin_convertvector((words << (28 - 4 * piece)) >> 28, VecF);
+  constexpr int kFlipOffset = static_cast<int>(0x88888888);  // of plus 8, to what sign extension reads
+  if constexpr (F == Format::kInt4) return __builtin_convertvector(((words ^ kFlipOffset) << (28 - 4 * piece)) >> 28, VecF);
   if constexpr (F == Format::kInt8) return __builtin_convertvector((words << (24 - 8 * piece)) >> 24, VecF);
   return (VecF)(piece == 0 ? words << 16 : words & ~0xffff);
 }
@@ -64,16 +60,16 @@ inline VecF piece_of(VecI words, int piece) {
 constexpr int num_chains(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
 
 template <Format F, int M>
-void panel_rows(const PanelArgs& a, int first_row) {
-  constexpr int kInputs = inputs_per_word(F), kChains = num_chains(M * kParts);
+void panel_rows_float(const PanelArgs& a, int first_row) {
+  constexpr int kInputs = inputs_per_word(F), kWords = 4, kChains = num_chains(M * kParts);
   const float* x = static_cast<const float*>(a.x) + first_row * a.x_stride;
   const uint32_t* words = a.words;
   VecF total[M][kParts] = {};
   for (int64_t group = 0; group < a.num_groups; ++group) {
     VecF sum[kChains][M][kParts] = {};
-    for (int64_t word = 0; word < a.group_words; word += kUnroll, words += kUnroll * kPanel, x += kUnroll * kInputs) {
+    for (int64_t word = 0; word < a.group_words; word += kWords, words += kWords * kPanel, x += kWords * kInputs) {
 #pragma GCC unroll 32
-      for (int at = 0; at < kUnroll * kInputs; ++at) {
+      for (int at = 0; at < kWords * kInputs; ++at) {
 #pragma GCC unroll 4
         for (int part = 0; part < kParts; ++part) {
           const VecF w = piece_of<F>(load<VecI>(words + at / kInputs * kPanel + part * kLanes), at % kInputs);
@@ -86,7 +82,7 @@ void panel_rows(const PanelArgs& a, int first_row) {
     }
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) {
-      const VecF scale = a.scales ? widen(load<VecH>(a.scales + group * kPanel + part * kLanes)) : VecF{} + 1.0f;
+      const VecF scale = scale_of(a, group, part);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) {
         VecF all = sum[0][m][part];
@@ -103,13 +99,13 @@ void panel_rows(const PanelArgs& a, int first_row) {
 
 // As many rows at a time as there are registers for; the panel is still in the cache when the next ones ask for it.
 template <Format F>
-void panel_f32(const PanelArgs& a) {
+void panel_float(const PanelArgs& a) {
   constexpr int kAtOnce = kParts < 4 ? 4 : 2;
   int row = 0;
-  for (; row + kAtOnce <= a.rows; row += kAtOnce) panel_rows<F, kAtOnce>(a, row);
-  if (a.rows - row == 3) panel_rows<F, 3>(a, row);
-  if (a.rows - row == 2) panel_rows<F, 2>(a, row);
-  if (a.rows - row == 1) panel_rows<F, 1>(a, row);
+  for (; row + kAtOnce <= a.rows; row += kAtOnce) panel_rows_float<F, kAtOnce>(a, row);
+  if (a.rows - row == 3) panel_rows_float<F, 3>(a, row);
+  if (a.rows - row == 2) panel_rows_float<F, 2>(a, row);
+  if (a.rows - row == 1) panel_rows_float<F, 1>(a, row);
 }
 
 template <Format F, class T>
@@ -118,8 +114,7 @@ void unpack_panel(const PanelArgs& a, void* out, int64_t stride) {
   T* row = static_cast<T*>(out);
   for (int64_t word = 0; word < a.num_groups * a.group_words; ++word, row += kInputs * stride) {
     for (int part = 0; part < kParts; ++part) {
-      const int64_t at = word / a.group_words * kPanel + part * kLanes;
-      const VecF scale = a.scales ? widen(load<VecH>(a.scales + at)) : VecF{} + 1.0f;
+      const VecF scale = scale_of(a, word / a.group_words, part);
       const VecI words = load<VecI>(a.words + word * kPanel + part * kLanes);
 #pragma GCC unroll 8
       for (int piece = 0; piece < kInputs; ++piece) {

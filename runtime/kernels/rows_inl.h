@@ -10,6 +10,7 @@ namespace osum {
 namespace {
 
 constexpr int kMaxHeadDim = 256;
+constexpr float kNearest = 12582912.0f;  // 1.5 * 2^23: added and taken away again, it leaves the nearest integer of a small number
 
 inline float bf16_to_float(uint16_t v) {
   const uint32_t bits = static_cast<uint32_t>(v) << 16;
@@ -26,12 +27,11 @@ inline uint16_t float_to_bf16(float v) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// e^x to two units in the last place: 2^n by the exponent bits, the rest (|r| <= ln 2 / 2) by its Taylor series. std::exp is not vectorised.
+// e^x to two units in the last place: 2^n by the exponent bits, the rest (|r| <= ln 2 / 2) by its Taylor series. The library's
+// would not be vectorised.
 inline float fast_exp(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-  const float shifted = x * 1.44269504f + kRound;
-  const float n = shifted - kRound;
+  const float n = (x * 1.44269504f + kNearest) - kNearest;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
   float series = 1.0f + r * (1.0f / 7.0f);
   series = 1.0f + r * (1.0f / 6.0f) * series;
@@ -68,6 +68,35 @@ void to_bf16(const float* x, int64_t size, uint16_t* out) {
 void to_f32(const uint16_t* x, int64_t size, float* out) {
 #pragma omp simd
   for (int64_t i = 0; i < size; ++i) out[i] = bf16_to_float(x[i]);
+}
+
+// Activations in fixed point. What is not finite makes the scale so, and with it all that comes of the block.
+void to_fixed(const float* x, int64_t num_blocks, FixedBlock* out) {
+  for (; num_blocks > 0; --num_blocks, x += kBlock, ++out) {
+    float largest = 0.0f, poison = 0.0f;
+#pragma omp simd reduction(max : largest) reduction(+ : poison)
+    for (int i = 0; i < kBlock; ++i) {
+      const float size = x[i] < 0.0f ? -x[i] : x[i];
+      largest = size > largest ? size : largest;
+      poison += x[i] * 0.0f;
+    }
+    constexpr float kLargest = 127.0f * kFixedBase;
+    const float inverse = largest > 0.0f && poison == 0.0f ? kLargest / largest : 0.0f;
+    int32_t sum_hi = 0, sum_lo = 0;
+#pragma omp simd reduction(+ : sum_hi, sum_lo)
+    for (int i = 0; i < kBlock; ++i) {
+      const float whole = (x[i] * inverse + kNearest) - kNearest;
+      const float hi = (whole * (1.0f / kFixedBase) + kNearest) - kNearest;
+      const int32_t hi_int = static_cast<int32_t>(hi), lo_int = static_cast<int32_t>(whole - hi * kFixedBase);
+      out->hi[i] = static_cast<int8_t>(hi_int);
+      out->lo[i] = static_cast<int8_t>(lo_int);
+      sum_hi += hi_int;
+      sum_lo += lo_int;
+    }
+    out->scale = largest / kLargest + poison;
+    out->minus_hi = -sum_hi;
+    out->minus_lo = -sum_lo;
+  }
 }
 
 // Scores to weights that sum to one.

@@ -36,7 +36,7 @@ def library(root: Path) -> None:
     kernels.load_kernels()
 
 
-@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
+@pytest.fixture(params=["avx512bf16", "avx512vnni", "avx512", "avx2", "portable"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """One instruction set after the other; those the machine lacks are skipped by name."""
     if request.param not in torch.ops.osum.kernel_names():
@@ -93,9 +93,10 @@ def test_every_path_equals_the_product_with_the_unpacked_weight(
         expected = torch.addmm(bias_N.double(), x_MK.double(), unpacked_NK.T)
         got = torch.ops.osum.linear(x_MK, packed.weight, packed.scale_PG16, bias_N, outputs)
         assert got.dtype == dtype and got.shape == (rows, outputs)
-        # Sums of this length in float are good to 2e-6 of the largest; bf16 rounds the result once.
+        # Activations in fixed point are good to 2^-16 of the largest of 32, sums in float to 2e-6; a bf16 result is rounded once.
+        allowed = 4e-3 if dtype == torch.bfloat16 else 2e-6 if quant.kind == "bf16" or path == "portable" else 3e-5
         error = (got.double() - expected).abs().max() / expected.abs().max()
-        assert error < (2e-6 if dtype == torch.float32 else 4e-3), f"{path}, {rows} rows: {error}"
+        assert error < allowed, f"{path}, {rows} rows: {error}"
 
 
 @pytest.mark.parametrize("quant", KINDS, ids=str)
@@ -106,26 +107,41 @@ def test_the_kernels_unpack_what_plain_torch_does(path: str, quant: q.Quantizati
         assert torch.equal(got_KN.T[:40], q.unpack(packed).to(dtype))
 
 
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_activations_of_any_size_keep_their_precision(path: str, kind: q.Kind) -> None:
+    """Blocks of tiny, zero and huge activations: each block's share of the result is as good as if it were alone."""
+    packed = q.pack(weight_of(16, 128), q.Quantization(kind, 32))
+    x_MK = torch.randn(1, 4, 32) * torch.tensor([1e-20, 0.0, 1.0, 1e20])[:, None]
+    for block in range(4):
+        alone_MK = torch.zeros_like(x_MK)
+        alone_MK[:, block] = x_MK[:, block]
+        expected = alone_MK.flatten(1).double() @ q.unpack(packed).double().T
+        got = torch.ops.osum.linear(alone_MK.flatten(1), packed.weight, packed.scale_PG16, None, 16)
+        assert (got - expected).abs().max() <= 3e-5 * expected.abs().max()
+    x_MK[0, 2, 5] = torch.nan
+    assert torch.ops.osum.linear(x_MK.flatten(1), packed.weight, packed.scale_PG16, None, 16).isnan().all()
+
+
 def test_a_linear_layer_gives_the_same_for_few_rows_and_for_many() -> None:
     linear = nn.Linear(128, 3001)
     quantized = q.QuantLinear.of(linear, q.Quantization("int8", 32))
     x_MK = torch.randn(20, 128)
     with torch.no_grad():
         many, few = quantized(x_MK), torch.cat([quantized(x_MK[:8]), quantized(x_MK[8:9]), quantized(x_MK[9:].unsqueeze(1))[:, 0]])
-        torch.testing.assert_close(many, few, rtol=0, atol=1e-5)
+        assert (many - few).norm() / many.norm() < 3e-5
         assert (many - linear(x_MK)).norm() / linear(x_MK).norm() < 0.012
     assert q.relative_error(linear, quantized) < 0.012
 
 
-def test_the_operator_scripts_and_has_a_shape_without_data() -> None:
+def test_the_layer_scripts_and_exports() -> None:
     quantized = q.QuantLinear.of(nn.Linear(64, 30), q.Quantization())
     scripted = torch.jit.script(quantized)
     x = torch.randn(2, 3, 64)
     for rows in (x, torch.randn(9, 64)):
         assert torch.equal(scripted(rows), quantized(rows))
-    with torch.device("meta"):
-        shape = torch.ops.osum.linear(x.to("meta"), quantized.weight.to("meta"), quantized.scale.to("meta"), None, 30)
-    assert shape.shape == (2, 3, 30) and shape.is_meta
+    for rows in (x, torch.randn(9, 64)):
+        exported = torch.export.export(quantized, (rows,)).module()
+        assert torch.equal(exported(rows), quantized(rows))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +226,7 @@ def test_steps_of_the_kernels_equal_those_of_the_model_with_the_unpacked_weights
             weights[f"{name}.weight"] = q.unpack(q.Packed(module.weight, module.scale, module.out_features))
     peer.load_state_dict({**{k: v for k, v in model.state_dict().items() if "lora" not in k}, **weights}, strict=True)
     for got, expected in zip(run(quantized, rows), run(peer, rows), strict=True):
-        torch.testing.assert_close(got, expected, rtol=0, atol=3e-5)
+        assert (got - expected).norm() / expected.norm() < 1e-4
 
 
 @pytest.mark.parametrize("quant", [q.Quantization("int4", 32), q.Quantization("int8", 32), q.Quantization("bf16")], ids=str)
