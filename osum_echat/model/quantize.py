@@ -21,7 +21,7 @@ from osum_echat.errors import UserError
 from osum_echat.kernels import load_kernels
 from osum_echat.model.echat import EChat
 from osum_echat.model.layers import LoraLinear, RmsNorm
-from osum_echat.model.llm import KVState, Llm
+from osum_echat.model.llm import DecoderLayer, KVState, Llm
 
 Kind = Literal["int4", "int8", "bf16"]
 
@@ -136,10 +136,15 @@ class QuantLinear(nn.Module):
     there arithmetic is what takes time, and the blocks stay in the cache.
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, packed: Packed, bias_N: Tensor | None) -> None:
         super().__init__()
         load_kernels()
         self.out_features = packed.num_outputs
+        self.max_decode_rows, self.block_elements, self.panel = MAX_DECODE_ROWS, _BLOCK_ELEMENTS, PANEL  # TorchScript reads no globals
         self.register_buffer("weight", packed.weight)
         self.register_buffer("scale", packed.scale_PG16)
         self.register_buffer("bias", None if bias_N is None else bias_N.detach().float().contiguous())
@@ -152,16 +157,16 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) float or bf16 to (…, N) of the same dtype."""
-        num_inputs = x.shape[-1]
-        if x.numel() <= MAX_DECODE_ROWS * num_inputs:
-            return torch.ops.osum.linear(x, self.weight, self.scale, self.bias, self.out_features)
-        panels = max(1, _BLOCK_ELEMENTS // num_inputs // PANEL)
+        num_inputs, bias = x.shape[-1], self.bias
+        if x.numel() <= self.max_decode_rows * num_inputs:
+            return torch.ops.osum.linear(x, self.weight, self.scale, bias, self.out_features)
+        panels = max(1, self.block_elements // num_inputs // self.panel)
         parts = []
         for first in range(0, self.weight.shape[0], panels):
             weight, scale = self.weight[first : first + panels], self.scale[first : first + panels]
             parts.append(torch.matmul(x, torch.ops.osum.unpack(weight, scale, x.dtype)))
-        y = (parts[0] if len(parts) == 1 else torch.cat(parts, -1))[..., : self.out_features]
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        y = torch.cat(parts, -1)[..., : self.out_features]
+        return y if bias is None else y + bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"out_features={self.out_features}, weight={self.weight.dtype} {tuple(self.weight.shape)}"
@@ -184,6 +189,7 @@ class QuantLlm(Llm):
     def __init__(self, llm: Llm, quant: Quantization, report: Callable[[str, nn.Linear, QuantLinear], None]) -> None:
         nn.Module.__init__(self)
         self.cfg, self.embed, self.layers, self.norm = llm.cfg, llm.embed, llm.layers, llm.norm
+        self.lm_head = None
         for at, layer in enumerate(self.layers):
             for name in _LINEARS:
                 linear = getattr(layer, name)
@@ -191,9 +197,9 @@ class QuantLlm(Llm):
                 report(f"layers.{at}.{name}", linear, packed)
                 setattr(layer, name, packed)
         head = nn.Linear(self.cfg.width, self.cfg.vocab_size, bias=False, device="meta")
-        head.weight = llm.embed.weight if llm.lm_head is None else llm.lm_head.weight
-        self.lm_head = QuantLinear.of(head, quant)
-        report("lm_head", head, self.lm_head)
+        head.weight = nn.Parameter(llm.head_weight_VD.detach())
+        self.head = QuantLinear.of(head, quant)
+        report("head", head, self.head)
         for module in self.modules():
             if isinstance(module, RmsNorm):
                 module.float()
@@ -204,7 +210,7 @@ class QuantLlm(Llm):
         raise UserError("a quantised model is for decoding: its head has no weight to train with")
 
     def logits(self, h_TD: Tensor) -> Tensor:
-        return self.lm_head(h_TD)
+        return self.head(h_TD)
 
     def step(self, x_BD: Tensor, state: KVState) -> Tensor:
         state.check_room()
@@ -219,6 +225,7 @@ class QuantLlm(Llm):
         none = torch.empty(0)
         tensors = []
         for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
             for norm in (layer.attn_norm, layer.q_norm, layer.k_norm, layer.ffn_norm):
                 tensors.append(none if norm is None else norm.weight.detach())
             for name in _LINEARS:
@@ -248,7 +255,7 @@ def quantize(model: EChat, quant: Quantization) -> dict[str, float]:
         errors[name] = relative_error(linear, packed)
 
     model.llm = QuantLlm(model.llm, quant, report)
-    head = model.speech.head
-    model.speech.head = QuantLinear.of(head, quant)
-    report("speech.head", head, model.speech.head)
+    head = QuantLinear.of(model.speech.head, quant)
+    report("speech.head", model.speech.head, head)
+    model.speech.register_module("head", head)
     return errors

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,8 +84,10 @@ def make_model(cfg: LlmConfig) -> EChat:
 
 
 @torch.inference_mode()
-def run_ours(model: EChat, head: Callable[[Tensor], Tensor], step: Callable[[Tensor, KVState], Tensor], first: int, args) -> tuple[float, float]:
-    """Seconds of the prompt and of the ids behind it."""
+def run_ours(
+    model: EChat, head: Callable[[Tensor], Tensor], step: Callable[[Tensor, KVState], Tensor], first: int, args: argparse.Namespace
+) -> tuple[float, float]:
+    """Seconds of the prompt and of the ids behind it; `first` is the joint id of the head's first row."""
     state = model.llm.init_state(1, args.prompt + args.new)
     prompt = torch.arange(args.prompt)
     begin = time.perf_counter()
@@ -105,7 +108,7 @@ def our_rows(cfg: LlmConfig, args: argparse.Namespace) -> dict[str, Row]:
         print(f"{name}: relative error of a linear's output {statistics.median(errors.values()):.4f} (median of {len(errors)})")
         assert isinstance(model.llm, QuantLlm) and isinstance(model.speech.head, QuantLinear)
         in_layers = sum(size_of(module) for module in model.llm.layers.modules() if isinstance(module, QuantLinear))
-        num_bytes = {"text": in_layers + size_of(model.llm.lm_head), "speech": in_layers + size_of(model.speech.head)}
+        num_bytes = {"text": in_layers + size_of(model.llm.head), "speech": in_layers + size_of(model.speech.head)}
         heads = {"text": (model.text_logits, 0), "speech": (model.speech_logits, cfg.vocab_size)}
         steps = {name: model.llm.step}
         if name == "int4":
@@ -172,7 +175,7 @@ def llama_rows(cfg: LlmConfig, args: argparse.Namespace, folder: Path) -> dict[s
     return rows
 
 
-def run_llama(llama_cpp, model, params, vocab_size: int, args: argparse.Namespace) -> tuple[float, float]:
+def run_llama(llama_cpp: Any, model: Any, params: Any, vocab_size: int, args: argparse.Namespace) -> tuple[float, float]:
     """Seconds of the prompt and of the ids behind it, in a context of its own."""
     import numpy as np
 
