@@ -62,10 +62,11 @@ def pack(weight_NK: Tensor, quant: Quantization) -> Packed:
     num_outputs, num_inputs = weight_NK.shape
     group = quant.group or num_inputs
     if num_inputs % GROUP_UNIT or group % GROUP_UNIT or num_inputs % group:
-        raise UserError(f"{num_inputs} inputs in groups of {group}: both must be multiples of {GROUP_UNIT}, and the group must divide the inputs")
-    rows = max(1, _BLOCK_ELEMENTS // num_inputs // PANEL) * PANEL
+        raise UserError(
+            f"{num_inputs} inputs in groups of {group}: both must be multiples of {GROUP_UNIT}, and the group must divide the inputs"
+        )
     with torch.no_grad():
-        parts = [_pack_block(block, quant.kind, group) for block in weight_NK.detach().split(rows)]
+        parts = [_pack_block(block, quant.kind, group) for block in weight_NK.detach().split(_block_rows(num_inputs))]
     return Packed(torch.cat([weight for weight, _ in parts]), torch.cat([scale for _, scale in parts]), num_outputs)
 
 
@@ -79,6 +80,16 @@ def unpack(packed: Packed) -> Tensor:
         groups = packed.scale_PG16.shape[1]
         values_P16K = (values_P16K.unflatten(2, (groups, -1)) * packed.scale_PG16.float().transpose(1, 2).unsqueeze(-1)).flatten(2)
     return values_P16K.flatten(0, 1)[: packed.num_outputs]
+
+
+def _weight_of(linear: nn.Linear) -> Tensor:
+    """(N, K), with an update of low rank merged into it."""
+    return (linear.merged_weight() if isinstance(linear, LoraLinear) else linear.weight).detach()
+
+
+def _block_rows(num_inputs: int) -> int:
+    """Whole panels of a weight that are worked on at a time."""
+    return max(1, _BLOCK_ELEMENTS // num_inputs // PANEL) * PANEL
 
 
 def _pack_block(weight_NK: Tensor, kind: Kind, group: int) -> tuple[Tensor, Tensor]:
@@ -152,8 +163,7 @@ class QuantLinear(nn.Module):
     @staticmethod
     def of(linear: nn.Linear, quant: Quantization) -> "QuantLinear":
         """The packed form of a linear layer; an update of low rank is merged into it."""
-        weight_NK = linear.merged_weight() if isinstance(linear, LoraLinear) else linear.weight
-        return QuantLinear(pack(weight_NK, quant), linear.bias)
+        return QuantLinear(pack(_weight_of(linear), quant), linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) float or bf16 to (…, N) of the same dtype."""
@@ -174,9 +184,15 @@ class QuantLinear(nn.Module):
 
 def relative_error(linear: nn.Linear, quantized: QuantLinear) -> float:
     """Expected size of the output's error over that of the output, for inputs without preferred directions."""
-    weight_NK = (linear.merged_weight() if isinstance(linear, LoraLinear) else linear.weight).detach().float()
-    packed = Packed(quantized.weight, quantized.scale, quantized.out_features)
-    return ((unpack(packed) - weight_NK).norm() / weight_NK.norm().clamp_min(1e-30)).item()
+    weight_NK = _weight_of(linear)
+    rows, wrong, right = _block_rows(weight_NK.shape[1]), 0.0, 0.0
+    for first in range(0, len(weight_NK), rows):
+        block_NK = weight_NK[first : first + rows].float()
+        panels = slice(first // PANEL, (first + rows) // PANEL)
+        unpacked_NK = unpack(Packed(quantized.weight[panels], quantized.scale[panels], len(block_NK)))
+        wrong += (unpacked_NK - block_NK).square().sum().item()
+        right += block_NK.square().sum().item()
+    return (wrong / right) ** 0.5 if right > 0 else 0.0
 
 
 class QuantLlm(Llm):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Decoding on packed weights against transformers and llama.cpp: one request, one position at a time, greedy, random weights.
 
-Ours runs with int4, int8 and bf16 weights, in a text phase (text head) and a speech phase (speech head), through the kernels' whole step and,
-to see what that is worth, through the eager step on the same packed weights. Peers have one vocabulary and are in a text phase always.
+Ours runs with int4, int8 and bf16 weights, in a text phase (text head) and a speech phase (speech head), through the kernels' whole step
+and, to see what that is worth, through the eager step on the same packed weights. Peers have one vocabulary and are in a text phase always.
 Rounds alternate, so that a disturbance meets all; figures are medians. The bound is what reading every weight once would take at the
 bandwidth that summing a large tensor reaches.
 
@@ -16,13 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from random_gguf import TYPES, write_gguf
 
@@ -31,7 +32,12 @@ from osum_echat.model.echat import EChat
 from osum_echat.model.llm import KVState, Llm
 from osum_echat.model.quantize import Quantization, QuantLinear, QuantLlm, quantize
 
-OURS = {"int4": Quantization("int4", 32), "int4 g128": Quantization("int4", 128), "int8": Quantization("int8", 32), "bf16": Quantization("bf16")}
+OURS = {
+    "int4": Quantization("int4", 32),
+    "int4 g128": Quantization("int4", 128),
+    "int8": Quantization("int8", 32),
+    "bf16": Quantization("bf16"),
+}
 # (ours, phase, peer, target)
 TARGETS = [
     ("int4", "text", "llama.cpp Q4_0", 1.0),
@@ -101,7 +107,7 @@ def run_ours(
 
 def our_rows(cfg: LlmConfig, args: argparse.Namespace) -> dict[str, Row]:
     """Packed models, and for int4 the eager step on the same weights."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for name, quant in OURS.items():
         model = make_model(cfg)
         errors = quantize(model, quant)
@@ -112,12 +118,9 @@ def our_rows(cfg: LlmConfig, args: argparse.Namespace) -> dict[str, Row]:
         heads = {"text": (model.text_logits, 0), "speech": (model.speech_logits, cfg.vocab_size)}
         steps = {name: model.llm.step}
         if name == "int4":
-            steps["int4, eager step"] = lambda x, state, llm=model.llm: Llm.step(llm, x, state)
+            steps["int4, eager step"] = partial(Llm.step, model.llm)
         for row, step in steps.items():
-            run = {
-                phase: lambda model=model, head=head, step=step, first=first: run_ours(model, head, step, first, args)
-                for phase, (head, first) in heads.items()
-            }
+            run = {phase: partial(run_ours, model, head, step, first, args) for phase, (head, first) in heads.items()}
             rows[row] = Row(run, num_bytes)
     return rows
 
@@ -131,17 +134,28 @@ def transformers_row(cfg: LlmConfig, args: argparse.Namespace) -> Row:
     """`generate` of Qwen2ForCausalLM in bf16."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    names = {"hidden_size": cfg.width, "intermediate_size": cfg.ffn_width, "num_hidden_layers": cfg.num_layers}
-    heads = {"num_attention_heads": cfg.num_heads, "num_key_value_heads": cfg.num_kv_heads}
-    config = Qwen2Config(vocab_size=cfg.vocab_size, **names, **heads, tie_word_embeddings=True, dtype=torch.bfloat16)
-    model = Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
+    config = Qwen2Config(
+        vocab_size=cfg.vocab_size,
+        hidden_size=cfg.width,
+        intermediate_size=cfg.ffn_width,
+        num_hidden_layers=cfg.num_layers,
+        num_attention_heads=cfg.num_heads,
+        num_key_value_heads=cfg.num_kv_heads,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config).bfloat16().eval()
     prompt = torch.arange(args.prompt).unsqueeze(0)
 
     def seconds(num_ids: int) -> float:
         begin = time.perf_counter()
         with torch.inference_mode():
             ids = model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=num_ids, min_new_tokens=num_ids, do_sample=False, pad_token_id=0
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=num_ids,
+                min_new_tokens=num_ids,
+                do_sample=False,
+                pad_token_id=0,
             )
         assert ids.shape[1] == args.prompt + num_ids
         return time.perf_counter() - begin
@@ -165,13 +179,15 @@ def llama_rows(cfg: LlmConfig, args: argparse.Namespace, folder: Path) -> dict[s
     context = llama_cpp.llama_context_default_params()
     context.n_ctx = context.n_batch = args.prompt + args.new + 8
     context.n_threads = context.n_threads_batch = args.threads
-    rows = {}
+    rows: dict[str, Row] = {}
     for kind in TYPES:
         path = folder / f"{kind}.gguf"
         write_gguf(path, cfg, kind, context.n_ctx)
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        model: Any = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         assert model, f"llama.cpp does not load {path}"
-        rows[f"llama.cpp {kind}"] = Row({"text": lambda model=model: run_llama(llama_cpp, model, context, cfg.vocab_size, args)}, {"text": path.stat().st_size})
+        rows[f"llama.cpp {kind}"] = Row(
+            {"text": partial(run_llama, llama_cpp, model, context, cfg.vocab_size, args)}, {"text": path.stat().st_size}
+        )
     return rows
 
 
@@ -218,7 +234,9 @@ def report(rows: dict[str, Row], bandwidth: float, args: argparse.Namespace) -> 
         for phase, seconds in row.decode.items():
             speed[name, phase] = args.new / statistics.median(seconds)
             share = speed[name, phase] * row.num_bytes[phase] / bandwidth
-            print(f"{name:<20}{phase:<8}{speed[name, phase]:8.1f}{row.num_bytes[phase] / 1e9:8.3f}{share:10.0%}{speed[name, 'prefill']:14.0f}")
+            print(
+                f"{name:<20}{phase:<8}{speed[name, phase]:8.1f}{row.num_bytes[phase] / 1e9:8.3f}{share:10.0%}{speed[name, 'prefill']:14.0f}"
+            )
     for ours, phase, peer, target in TARGETS:
         against = speed.get((peer, "prefill" if phase == "prefill" else "text"))
         if against is not None:

@@ -17,7 +17,13 @@ from osum_echat.model import quantize as q
 from osum_echat.model.echat import EChat
 from osum_echat.model.packing import Packing
 
-KINDS = [q.Quantization("int4", 32), q.Quantization("int4", 128), q.Quantization("int8", 32), q.Quantization("int8", 0), q.Quantization("bf16")]
+KINDS = [
+    q.Quantization("int4", 32),
+    q.Quantization("int4", 128),
+    q.Quantization("int8", 32),
+    q.Quantization("int8", 0),
+    q.Quantization("bf16"),
+]
 # Relative error that rounding to the levels may add to the output of a layer with normal weights; half of it would be a mistake too.
 ERRORS = {"int4": (0.06, 0.11), "int8": (0.004, 0.012), "bf16": (0.001, 0.002)}
 
@@ -93,10 +99,14 @@ def test_every_path_equals_the_product_with_the_unpacked_weight(
         expected = torch.addmm(bias_N.double(), x_MK.double(), unpacked_NK.T)
         got = torch.ops.osum.linear(x_MK, packed.weight, packed.scale_PG16, bias_N, outputs)
         assert got.dtype == dtype and got.shape == (rows, outputs)
-        # Activations in fixed point are good to 2^-16 of the largest of 32, sums in float to 2e-6; a bf16 result is rounded once.
-        allowed = 4e-3 if dtype == torch.bfloat16 else 2e-6 if quant.kind == "bf16" or path == "portable" else 3e-5
-        error = (got.double() - expected).abs().max() / expected.abs().max()
-        assert error < allowed, f"{path}, {rows} rows: {error}"
+        # Sums in float keep 1e-6 of what is summed; fixed point is off by half a step of its block at most. A bf16 result is rounded once.
+        allowed = torch.addmm(bias_N.double().abs(), x_MK.double().abs(), unpacked_NK.T.abs()) * 1e-6
+        if quant.kind != "bf16" and path != "portable":
+            half_steps_MK = x_MK.double().abs().unflatten(1, (-1, 32)).amax(-1).repeat_interleave(32, 1) / (2 * 127 * 254)
+            allowed += half_steps_MK @ unpacked_NK.T.abs()
+        if dtype == torch.bfloat16:
+            allowed += expected.abs() * 2**-8
+        assert ((got.double() - expected).abs() <= allowed).all(), f"{path}, {rows} rows"
 
 
 @pytest.mark.parametrize("quant", KINDS, ids=str)
@@ -117,7 +127,7 @@ def test_activations_of_any_size_keep_their_precision(path: str, kind: q.Kind) -
         alone_MK[:, block] = x_MK[:, block]
         expected = alone_MK.flatten(1).double() @ q.unpack(packed).double().T
         got = torch.ops.osum.linear(alone_MK.flatten(1), packed.weight, packed.scale_PG16, None, 16)
-        assert (got - expected).abs().max() <= 3e-5 * expected.abs().max()
+        assert (got - expected).abs().max() <= 6e-5 * expected.abs().max()
     x_MK[0, 2, 5] = torch.nan
     assert torch.ops.osum.linear(x_MK.flatten(1), packed.weight, packed.scale_PG16, None, 16).isnan().all()
 
@@ -170,14 +180,14 @@ def test_groups_that_do_not_divide_are_refused() -> None:
     for inputs, group in ((48, 32), (96, 64), (64, 16)):
         with pytest.raises(UserError, match=f"{inputs} inputs in groups of {group}"):
             q.pack(torch.randn(4, inputs), q.Quantization("int4", group))
-    with pytest.raises(RuntimeError, match='no kernels "abacus"; it has .*portable'):
+    with pytest.raises(RuntimeError, match=r'no kernels "abacus"; it has .*portable'):
         torch.ops.osum.use_kernels("abacus")
 
 
 def test_a_missing_library_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kernels.load_kernels.cache_clear()
     monkeypatch.setenv("OSUM_KERNELS", str(tmp_path / "none.so"))
-    with pytest.raises(UserError, match="none.so: no kernels; build them with `make runtime`"):
+    with pytest.raises(UserError, match=r"none\.so: no kernels; build them with `make runtime`"):
         q.QuantLinear.of(nn.Linear(32, 8), q.Quantization())
     (tmp_path / "none.so").write_bytes(b"not a library")
     with pytest.raises(UserError, match="cannot be loaded"):
@@ -190,7 +200,7 @@ def make_model(kind: str, lora: bool = False, tie: bool = True) -> EChat:
     adapters = LoraConfig(rank=4, alpha=8, targets=["q_proj", "down_proj"]) if lora else None
     model = EChat(ModelConfig(encoder=EncoderConfig(width=32, **small), adapter=AdapterConfig(**small), llm=llm, lora=adapters)).eval()
     for name, parameter in model.named_parameters():  # norms and updates of low rank must not be without effect
-        if "norm" in name or "lora_b" in name or "bias" in name:
+        if "norm" in name or "lora" in name or "bias" in name:
             nn.init.uniform_(parameter, 0.5, 1.5) if "norm" in name else nn.init.normal_(parameter, std=0.1)
     return model
 
@@ -223,7 +233,9 @@ def test_steps_of_the_kernels_equal_those_of_the_model_with_the_unpacked_weights
     weights = {}
     for name, module in quantized.named_modules():
         if isinstance(module, q.QuantLinear):
-            weights[f"{name.replace('llm.head', 'llm.lm_head')}.weight"] = q.unpack(q.Packed(module.weight, module.scale, module.out_features))
+            weights[f"{name.replace('llm.head', 'llm.lm_head')}.weight"] = q.unpack(
+                q.Packed(module.weight, module.scale, module.out_features)
+            )
     peer.load_state_dict({**{k: v for k, v in model.state_dict().items() if "lora" not in k}, **weights}, strict=True)
     for got, expected in zip(run(quantized, rows), run(peer, rows), strict=True):
         assert (got - expected).norm() / expected.norm() < 1e-4
