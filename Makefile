@@ -34,4 +34,4 @@ recipe:
 
 runtime:
 	cmake -S runtime -B runtime/build -DOSUM_PYTHON=$$($(PYTHON) -c 'import sys; print(sys.executable)')
-	cmake --build runtime/build
+	cmake --build runtime/build --parallel 2

@@ -1,8 +1,5 @@
 """Packed weights: layout there and back, every path of the kernels against plain torch, a quantised model against the one it came from."""
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,16 +26,9 @@ ERRORS = {"int4": (0.06, 0.11), "int8": (0.004, 0.012), "bf16": (0.001, 0.002)}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def library(root: Path) -> None:
-    """Builds the library once, so that the tests never see an old one."""
-    missing = [tool for tool in ("cmake", "c++", "make") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"the kernels cannot be built here: no {', '.join(missing)}")
-    build = root / "runtime" / "build"
-    configure = ["cmake", "-S", str(root / "runtime"), "-B", str(build), f"-DOSUM_PYTHON={sys.executable}"]
-    for command in (configure, ["cmake", "--build", str(build), "--target", "osum_kernels"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+def library(runtime_build: Path) -> None:
+    """The operators, of this checkout."""
+    assert kernels.library_path().parent == runtime_build, f"OSUM_KERNELS names {kernels.library_path()}"
     kernels.load_kernels()
 
 
