@@ -1,5 +1,8 @@
 """Order of the tests and what several of them share."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,17 @@ def real_data() -> Path:
     if not (REAL_DATA / "manifest.jsonl").exists():
         pytest.skip(f"no real recordings at {REAL_DATA}")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def runtime_build(root: Path) -> Path:
+    """Build folder of runtime/, brought up to date once, so that no test sees an old library."""
+    missing = [tool for tool in ("cmake", "c++", "make") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"runtime/ cannot be built here: no {', '.join(missing)}")
+    build = root / "runtime" / "build"
+    configure = ["cmake", "-S", str(root / "runtime"), "-B", str(build), f"-DOSUM_PYTHON={sys.executable}"]
+    for command in (configure, ["cmake", "--build", str(build)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return build

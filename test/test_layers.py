@@ -16,7 +16,7 @@ LAYERS = [
     {"utterance", "config"},
     {"config_token2wav", "config_optim", "config_judge"},
     {"config_types", "config_yaml"},
-    {"files"},
+    {"files", "kernels"},
     {"errors", "processes"},
 ]
 SIDEWAYS = {("token2wav", "model")}  # the speech tokenizer is an encoder with a codebook inside

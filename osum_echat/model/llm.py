@@ -39,6 +39,17 @@ class KVState:
     def capacity(self) -> int:
         return self.keys[0].shape[2]
 
+    def check_room(self) -> None:
+        """Raises ValueError when some row has no room for one more position."""
+        longest = max(self.row_lens)
+        if longest >= self.capacity:
+            raise ValueError(f"the state is full: a row has {longest} positions, capacity is {self.capacity}")
+
+    def advance(self) -> None:
+        """One more position in every row."""
+        self.lens_B = self.lens_B + 1
+        self.row_lens = [length + 1 for length in self.row_lens]
+
     def grown(self, capacity: int) -> "KVState":
         """The same rows with room for at least ``capacity`` positions each."""
         more = capacity - self.capacity
@@ -199,9 +210,8 @@ class Llm(nn.Module):
 
     def step(self, x_BD: Tensor, state: KVState) -> Tensor:
         """Append one position to every row; positions are the row lengths. Returns (B, D) and advances the state in place."""
+        state.check_room()
         longest = max(state.row_lens) + 1
-        if longest > state.capacity:
-            raise ValueError(f"the state is full: a row has {longest - 1} positions, capacity is {state.capacity}")
         angles = self.angles(x_BD, state.lens_B)
         mask_B11C = None
         if min(state.row_lens) + 1 != longest:
@@ -209,8 +219,7 @@ class Llm(nn.Module):
         for layer, key_BKCH, value_BKCH in self._with_cache(state):
             y_BNH = attend_one(*layer.project(x_BD, angles), key_BKCH, value_BKCH, state.lens_B, longest, mask_B11C)
             x_BD = layer.finish(x_BD, y_BNH)
-        state.lens_B = state.lens_B + 1
-        state.row_lens = [length + 1 for length in state.row_lens]
+        state.advance()
         return self.norm(x_BD)
 
     def _with_cache(self, state: KVState) -> Iterator[tuple[DecoderLayer, Tensor, Tensor]]:
