@@ -7,6 +7,7 @@ import sys
 import pytest
 
 PRINTED = {
+    "bench_decode.py": r"int4 text / transformers bf16: (\d+\.\d+)",
     "bench_loss_head.py": r"ours / full +memory (\d+\.\d+)  time (\d+\.\d+)",
     "bench_train_step.py": r"ours / theirs (\d+\.\d+)",
     "bench_decode_heads.py": r"joint / phase (\d+\.\d+)",
@@ -17,7 +18,9 @@ PRINTED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRINTED))
-def test_small(root, name):
+def test_small(root, name, request):
+    if name == "bench_decode.py":
+        request.getfixturevalue("runtime_build")
     if name not in ("bench_loss_head.py", "bench_decode_heads.py", "bench_token2wav.py"):
         pytest.importorskip("transformers", reason="this benchmark compares with transformers (test requirement)")
     done = subprocess.run([sys.executable, root / "tools" / "bench" / name, "--small"], capture_output=True, text=True, check=False)
